@@ -1,0 +1,331 @@
+package link
+
+import (
+	"errors"
+	"io"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"fairlead/shared/errs"
+)
+
+// Lane is one connection's service to a tunnel.
+type Lane struct {
+	t     *Tunnel
+	conn  Conn
+	epoch uint64
+
+	// Guarded by t.mu.
+	wake     sync.Cond // the writer waits here for work
+	idle     bool      // the writer waits
+	stopped  bool      // the writer must end
+	cause    error     // why this side ended the lane, if it did
+	farewell *errs.Error
+	normal   bool // the farewell is no failure
+	leaving  *time.Timer
+	parted   bool // the farewell was sent
+	sync     syncState
+	synced   bool // the peer's state is known: frames may flow
+	pulse    pulse
+
+	maxFrame int       // payload of a DATA frame, bytes; follows the lane's rate
+	rateFrom time.Time // start of the busy period that is measured; zero when idle
+	rateSent int       // bytes since
+}
+
+const (
+	flushAt = 64 << 10 // bytes in the write buffer that are worth a system call
+
+	// A keystroke waits for the frame that is being written: at the lane's measured rate no longer than this.
+	frameTime    = 20 * time.Millisecond
+	minFrame     = 4 << 10
+	rateInterval = 50 * time.Millisecond
+	farewellTime = 2 * time.Second // for a peer to take the tunnel's end
+)
+
+func (t *Tunnel) newLane(conn Conn, epoch uint64, synced bool) *Lane {
+	l := &Lane{t: t, conn: conn, epoch: epoch, synced: synced, maxFrame: MaxPayload}
+	l.wake.L = &t.mu
+	return l
+}
+
+// Run serves the tunnel over the lane until it ends, and returns why: the tunnel's own error when the tunnel is over,
+// else what broke the lane. It must be called exactly once. The connection is closed when it returns.
+func (l *Lane) Run() error {
+	l.t.mu.Lock()
+	l.startPulse()
+	l.t.mu.Unlock()
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		defer l.recovered()
+		l.writeLoop()
+	}()
+	err := l.stop(l.readLoop())
+	<-written
+	l.conn.Abort()
+	l.conn.Wait()
+	return err
+}
+
+// stop detaches the lane and decides what ended it. A peer that broke the protocol ends the tunnel.
+func (l *Lane) stop(err error) error {
+	t := l.t
+	t.mu.Lock()
+	if l.cause != nil {
+		err = l.cause
+	}
+	e := errs.From(err)
+	if t.lane == l {
+		t.lane = nil
+		if e.Category() == errs.Protocol && e.Code != errs.Displaced {
+			t.end(e, false)
+		}
+	}
+	if t.err != nil {
+		err = t.err
+	}
+	l.stopped = true
+	l.pulse.timer.Stop()
+	if l.leaving != nil {
+		l.leaving.Stop()
+	}
+	l.wake.Signal()
+	parted := l.parted
+	t.mu.Unlock()
+
+	if e.Category() == errs.Protocol && !parted {
+		l.conn.Close(errs.CloseFrame(e))
+		l.conn.Drain()
+	}
+	l.conn.Abort()
+	return err
+}
+
+// leave lets the writer tell the peer that the tunnel is over; a peer that takes nothing is not waited for. Called with
+// mu held.
+func (l *Lane) leave(e *errs.Error, normal bool) {
+	l.farewell, l.normal = e, normal
+	l.leaving = time.AfterFunc(farewellTime, l.conn.Abort)
+	l.wake.Signal()
+}
+
+// displace ends the lane because a newer one carries the tunnel. Called with mu held.
+func (l *Lane) displace() {
+	l.cause = errs.New(errs.Displaced, "lane %d is displaced by a newer one", l.epoch)
+	l.stopped = true
+	l.wake.Signal()
+	l.t.handlers.Add(1)
+	go func() {
+		defer l.t.handlers.Done()
+		l.conn.Close(errs.CloseFrame(l.cause))
+	}()
+}
+
+// abort ends the lane for a reason found elsewhere than in its reader. Called with mu held.
+func (l *Lane) abort(cause error) {
+	if l.cause == nil {
+		l.cause = cause
+	}
+	l.stopped = true
+	l.wake.Signal()
+	l.conn.Abort()
+}
+
+func (l *Lane) recovered() {
+	if p := recover(); p != nil {
+		l.t.cfg.Logger.Error("panic in a lane", "code", errs.Panicked.String(), "panic", p, "stack", string(debug.Stack()))
+		l.t.mu.Lock()
+		defer l.t.mu.Unlock()
+		l.abort(errs.New(errs.Panicked, "a fault in the lane"))
+	}
+}
+
+// writeLoop puts frames on the lane in the scheduler's order. Small ones gather in the write buffer until nothing more is
+// ready; none waits for a timer.
+func (l *Lane) writeLoop() {
+	t := l.t
+	var out outgoing
+	scratch := make([]byte, 0, 512)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for !l.stopped {
+		if !l.next(&out, scratch) {
+			if l.conn.Buffered() > 0 {
+				t.mu.Unlock()
+				err := l.flush()
+				t.mu.Lock()
+				l.wrote(err)
+				continue
+			}
+			if l.parted {
+				t.mu.Unlock()
+				l.close()
+				t.mu.Lock()
+				return
+			}
+			l.idle, l.rateFrom = true, time.Time{}
+			l.wake.Wait()
+			l.idle = false
+			continue
+		}
+		limit := min(flushAt, l.maxFrame)
+		t.mu.Unlock()
+		err := l.conn.Write(out.head[:], out.payload)
+		if err == nil && l.conn.Buffered() >= limit {
+			err = l.flush()
+		}
+		t.count.framesSent.Add(1)
+		t.mu.Lock()
+		if out.buf != nil {
+			out.buf.Release()
+			out.buf = nil
+		}
+		l.wrote(err)
+	}
+}
+
+// wrote notes a failed write: the lane is lost. Called with mu held.
+func (l *Lane) wrote(err error) {
+	if err != nil && !l.stopped {
+		l.abort(errs.Wrap(errs.LaneLost, err, "writing to the peer"))
+	}
+}
+
+// flush writes the buffer to the network and measures the rate at which the network takes it.
+func (l *Lane) flush() error {
+	n := l.conn.Buffered()
+	if l.rateFrom.IsZero() {
+		l.rateFrom, l.rateSent = time.Now(), 0
+	}
+	err := l.conn.Flush()
+	l.rateSent += n
+	if l.rateSent < 4*minFrame {
+		return err
+	}
+	if spent := time.Since(l.rateFrom); spent >= rateInterval {
+		l.maxFrame = frameFor(l.rateSent, spent)
+		l.rateFrom, l.rateSent = time.Now(), 0
+	}
+	return err
+}
+
+// frameFor is the payload that a lane which took n bytes in spent writes within frameTime.
+func frameFor(n int, spent time.Duration) int {
+	return min(max(int(int64(n)*int64(frameTime)/int64(spent)), minFrame), MaxPayload)
+}
+
+// next picks the frame to send now. Called with mu held.
+func (l *Lane) next(out *outgoing, scratch []byte) bool {
+	t := l.t
+	switch {
+	case l.parted:
+		return false
+	case l.farewell != nil:
+		l.part(out, scratch)
+		return true
+	case l.sync.due:
+		l.nextSync(out)
+		return true
+	case l.pulse.frame(out):
+		return true
+	case !l.synced:
+		return false
+	}
+	if t.tctl.frame(out, scratch) || t.nextControl(out, scratch) {
+		return true
+	}
+	if !t.nextData(out, l.maxFrame) {
+		return false
+	}
+	l.hurryPulse()
+	return true
+}
+
+// part sends the tunnel's end: RESET of stream 0. The writer closes the connection once that is written.
+func (l *Lane) part(out *outgoing, scratch []byte) {
+	out.set(header{kind: typeReset}, appendFailure(scratch, l.farewell))
+	l.parted = true
+}
+
+// close sends the close frame that fits the farewell.
+func (l *Lane) close() {
+	if l.normal {
+		l.conn.Close(errs.CloseNormal, "done")
+		return
+	}
+	l.conn.Close(errs.CloseFrame(l.farewell))
+}
+
+// readLoop takes frames until the connection ends or the peer breaks a rule. It never waits for a consumer.
+func (l *Lane) readLoop() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			l.t.cfg.Logger.Error("panic in a lane", "code", errs.Panicked.String(), "panic", p, "stack", string(debug.Stack()))
+			err = errs.New(errs.Panicked, "a fault in the lane")
+		}
+	}()
+	for {
+		r, err := l.conn.NextReader()
+		if err != nil {
+			return err
+		}
+		if err := l.readFrame(r); err != nil {
+			return err
+		}
+	}
+}
+
+func (l *Lane) readFrame(r io.Reader) error {
+	buf := GetBuffer(MaxPayload)
+	h, n, err := readMessage(r, buf.b)
+	if err != nil {
+		buf.Release()
+		return err
+	}
+	l.t.count.framesReceived.Add(1)
+	l.t.mu.Lock()
+	keep, err := l.dispatch(h, buf, n)
+	if !keep {
+		buf.Release()
+	}
+	l.t.mu.Unlock()
+	return err
+}
+
+// readMessage reads one frame; its payload goes to p, n bytes of it.
+func readMessage(r io.Reader, p []byte) (h header, n int, err error) {
+	var head [headerSize]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = violation("a message shorter than the header of %d bytes", headerSize)
+		}
+		return h, 0, err
+	}
+	if h, err = parseHeader(&head); err != nil {
+		return h, 0, err
+	}
+	for {
+		if n == len(p) {
+			return h, n, messageEnds(r, h)
+		}
+		m, err := r.Read(p[n:])
+		n += m
+		if err == io.EOF {
+			return h, n, nil
+		}
+		if err != nil {
+			return h, n, err
+		}
+	}
+}
+
+// messageEnds makes sure that nothing follows a payload of the greatest size. Ignorable frames may be larger.
+func messageEnds(r io.Reader, h header) error {
+	more, err := io.Copy(io.Discard, r)
+	if err == nil && more > 0 && h.kind&typeIgnorable == 0 {
+		err = violation("%v with a payload of %d bytes; allowed are %d", h.kind, MaxPayload+more, MaxPayload)
+	}
+	return err
+}

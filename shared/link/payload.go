@@ -1,0 +1,224 @@
+package link
+
+import (
+	"encoding/binary"
+	"time"
+
+	"fairlead/shared/errs"
+)
+
+// Sizes of the handshake's fixed fields, in bytes.
+const (
+	idSize    = 16
+	keySize   = 32
+	nonceSize = 32
+	proofSize = 32
+)
+
+// Limits of what a peer may send in a control payload, in bytes.
+const (
+	maxRoute   = 255
+	maxPeer    = 255
+	maxTrace   = 255
+	maxToken   = 16 << 10
+	maxMessage = 1 << 10
+)
+
+// ID names a tunnel. It is no secret: taking a tunnel over needs its resume key and a token of its tenant.
+type ID [idSize]byte
+
+// hello is the sidecar's first message. A zero tunnel asks for a new one.
+type hello struct {
+	version uint16
+	limits  limits
+	tunnel  ID
+	epoch   uint64
+	proof   [proofSize]byte
+}
+
+// limits is what a side accepts.
+type limits struct {
+	maxMessage uint32 // bytes in a message, header included
+	window     uint32 // bytes that a new stream may receive before any CREDIT
+}
+
+func (l limits) append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, l.maxMessage)
+	return binary.BigEndian.AppendUint32(b, l.window)
+}
+
+func (f *fields) limits() limits { return limits{f.u32(), f.u32()} }
+
+func (h hello) append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint16(b, h.version)
+	b = h.limits.append(b)
+	b = append(b, h.tunnel[:]...)
+	b = binary.BigEndian.AppendUint64(b, h.epoch)
+	return append(b, h.proof[:]...)
+}
+
+func parseHello(p []byte) (h hello, err error) {
+	f := fields{b: p}
+	h.version = f.u16()
+	h.limits = f.limits()
+	f.fixed(h.tunnel[:])
+	h.epoch = f.u64()
+	f.fixed(h.proof[:])
+	return h, f.err
+}
+
+// welcome is the gateway's answer to HELLO. The key is zero on a resume.
+type welcome struct {
+	version   uint16
+	limits    limits
+	tunnel    ID
+	key       [keySize]byte
+	heartbeat time.Duration // the gateway's; milliseconds on the wire
+	resumeTTL time.Duration // how long it holds the tunnel without a lane; milliseconds on the wire
+	replica   string
+}
+
+func (w welcome) append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint16(b, w.version)
+	b = w.limits.append(b)
+	b = append(b, w.tunnel[:]...)
+	b = append(b, w.key[:]...)
+	b = appendMillis(b, w.heartbeat)
+	b = appendMillis(b, w.resumeTTL)
+	return appendText(b, w.replica)
+}
+
+func parseWelcome(p []byte) (w welcome, err error) {
+	f := fields{b: p}
+	w.version = f.u16()
+	w.limits = f.limits()
+	f.fixed(w.tunnel[:])
+	f.fixed(w.key[:])
+	w.heartbeat = f.millis()
+	w.resumeTTL = f.millis()
+	w.replica = f.text()
+	return w, f.err
+}
+
+func appendMillis(b []byte, d time.Duration) []byte {
+	ms := min(max(d.Milliseconds(), 0), 1<<32-1)
+	return binary.BigEndian.AppendUint32(b, uint32(ms))
+}
+
+func (f *fields) millis() time.Duration { return time.Duration(f.u32()) * time.Millisecond }
+
+// OpenRequest is what OPEN asks for.
+type OpenRequest struct {
+	Route    string   // at most 255 bytes
+	Priority Priority // orders the stream's bytes on the lane, both ways
+	Peer     string   // the application's address, for logs; at most 255 bytes
+	Trace    string   // W3C traceparent, or empty; at most 255 bytes
+}
+
+func (o OpenRequest) append(b []byte) []byte {
+	b = append(b, byte(o.Priority))
+	b = appendText(b, o.Route)
+	b = appendText(b, o.Peer)
+	return appendText(b, o.Trace)
+}
+
+func (o OpenRequest) check() error {
+	if o.Route == "" || len(o.Route) > maxRoute || len(o.Peer) > maxPeer || len(o.Trace) > maxTrace {
+		return violation("OPEN with a route of %d, a peer of %d and a trace of %d bytes; allowed are 1 to %d, %d and %d", len(o.Route), len(o.Peer), len(o.Trace), maxRoute, maxPeer, maxTrace)
+	}
+	if o.Priority >= priorities {
+		return violation("OPEN with priority %d; allowed are 0 to %d", o.Priority, priorities-1)
+	}
+	return nil
+}
+
+func parseOpen(p []byte) (o OpenRequest, err error) {
+	f := fields{b: p}
+	o.Priority = Priority(f.u8())
+	o.Route = f.text()
+	o.Peer = f.text()
+	o.Trace = f.text()
+	if f.err != nil {
+		return o, f.err
+	}
+	return o, o.check()
+}
+
+// appendFailure and parseFailure carry an error in RESET, GOAWAY and the answer to AUTH.
+func appendFailure(b []byte, e *errs.Error) []byte {
+	b = binary.BigEndian.AppendUint16(b, uint16(e.Code))
+	b = appendMillis(b, e.RetryAfter)
+	text := e.Message
+	if len(text) > maxMessage {
+		text = text[:maxMessage]
+	}
+	return appendText(b, text)
+}
+
+func (f *fields) failure() *errs.Error {
+	return &errs.Error{Code: errs.Code(f.u16()), RetryAfter: f.millis(), Message: f.text()}
+}
+
+// GoAway is a gateway's notice that it will stop: connect elsewhere after Delay, and be gone by Deadline.
+type GoAway struct {
+	Reason   *errs.Error
+	Deadline time.Duration // from now, until remaining streams are ended
+	Delay    time.Duration // jittered: when this sidecar should move
+	Where    string        // an endpoint to go to, or empty
+}
+
+func (g GoAway) append(b []byte) []byte {
+	b = appendFailure(b, g.Reason)
+	b = appendMillis(b, g.Deadline)
+	b = appendMillis(b, g.Delay)
+	return appendText(b, g.Where)
+}
+
+func parseGoAway(p []byte) (g GoAway, err error) {
+	f := fields{b: p}
+	g.Reason = f.failure()
+	g.Deadline = f.millis()
+	g.Delay = f.millis()
+	g.Where = f.text()
+	return g, f.err
+}
+
+// syncEntry is the state of one stream as its sender sees it.
+type syncEntry struct {
+	stream   uint32
+	flags    uint8
+	code     errs.Code // of a reset
+	received uint64    // contiguous bytes received
+	consumed uint64    // bytes consumed
+	limit    uint64    // credit granted
+}
+
+const syncEntrySize = 4 + 1 + 2 + 8 + 8 + 8
+
+const (
+	syncOpened      = 0x01 // OPENED was sent (gateway)
+	syncFinReceived = 0x02 // the peer's final size is known
+	syncFinConsumed = 0x04 // and everything up to it is consumed
+	syncReset       = 0x08 // this side reset the stream, with code
+)
+
+func (e syncEntry) append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, e.stream)
+	b = append(b, e.flags)
+	b = binary.BigEndian.AppendUint16(b, uint16(e.code))
+	b = binary.BigEndian.AppendUint64(b, e.received)
+	b = binary.BigEndian.AppendUint64(b, e.consumed)
+	return binary.BigEndian.AppendUint64(b, e.limit)
+}
+
+func parseSync(p []byte) ([]syncEntry, error) {
+	if len(p)%syncEntrySize != 0 {
+		return nil, violation("SYNC of %d bytes, not a multiple of %d", len(p), syncEntrySize)
+	}
+	entries := make([]syncEntry, 0, len(p)/syncEntrySize)
+	f := fields{b: p}
+	for len(f.b) > 0 {
+		entries = append(entries, syncEntry{stream: f.u32(), flags: f.u8(), code: errs.Code(f.u16()), received: f.u64(), consumed: f.u64(), limit: f.u64()})
+	}
+	return entries, f.err
+}

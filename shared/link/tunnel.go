@@ -1,0 +1,295 @@
+// Package link is the tunnel protocol: streams with absolute offsets over WebSockets that may break and be replaced without
+// a byte lost. PROTOCOL.md beside this file is its specification.
+//
+// A Tunnel outlives the lanes (WebSockets) that carry it. Its owner connects it (Connect, Greet), runs each lane
+// (Lane.Run), and resumes it over a new connection when a lane has ended (Tunnel.Resume, Handshake.Resume). One mutex
+// guards a tunnel and its streams; nothing blocks while holding it.
+package link
+
+import (
+	"crypto/rand"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"fairlead/shared/errs"
+)
+
+// Config is what a side brings to its tunnels. The zero value of a field means the default given with it.
+type Config struct {
+	Window     int           // initial receive window of a stream, bytes; 256 KiB
+	MaxWindow  int           // to which windows grow, bytes; 16 MiB
+	Memory     int64         // budget of the tunnel for windows beyond their initial size, bytes; 64 MiB
+	MaxMessage int           // largest message accepted, bytes; 1 MiB
+	MaxStreams int           // streams of a tunnel at once, at the side that accepts them; 16384
+	Heartbeat  time.Duration // silence after which a ping is sent; a side that stays silent for half as long again is dead; 30 s
+	ResumeTTL  time.Duration // gateway: how long it holds a tunnel without a lane, told to the sidecar
+	Replica    string        // gateway: its name, told to the sidecar
+	Budget     *Budget       // of the tenant or process, above the tunnel's own; may be nil
+	Logger     *slog.Logger  // for faults in handlers; default discards
+
+	// Accept serves a stream that the peer opened, in a goroutine of its own; the stream is reset when Accept returns
+	// without having ended it. Nil: streams of the peer are refused.
+	Accept func(*Stream)
+	// Opened tells that the gateway connected the stream's backend. It must not block.
+	Opened func(*Stream)
+	// Renew checks a renewed token at the gateway and returns when it expires. It may block.
+	Renew func(token string) (expires time.Time, err error)
+	// Renewed is the gateway's answer to Tunnel.Renew. It must not block.
+	Renewed func(err error)
+	// GoAway tells that the gateway drains. It must not block.
+	GoAway func(GoAway)
+}
+
+const (
+	defaultWindow     = 256 << 10
+	defaultMaxWindow  = 16 << 20
+	defaultMemory     = 64 << 20
+	defaultMaxMessage = 1 << 20
+	defaultMaxStreams = 16384
+	defaultHeartbeat  = 30 * time.Second
+
+	minMessage = 4 << 10 // a peer that accepts less could not take a token or a SYNC
+	minWindow  = 4 << 10
+)
+
+func (c Config) withDefaults() Config {
+	set := func(v *int, d int) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	set(&c.Window, defaultWindow)
+	set(&c.MaxWindow, max(defaultMaxWindow, c.Window))
+	set(&c.MaxMessage, defaultMaxMessage)
+	set(&c.MaxStreams, defaultMaxStreams)
+	if c.Memory == 0 {
+		c.Memory = defaultMemory
+	}
+	if c.Heartbeat == 0 {
+		c.Heartbeat = defaultHeartbeat
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func (c Config) limits() limits { return limits{uint32(c.MaxMessage), uint32(c.Window)} }
+
+// Tunnel is a logical session between one sidecar and one gateway replica.
+type Tunnel struct {
+	cfg    Config
+	id     ID
+	key    [keySize]byte
+	client bool // the sidecar's end: it opens streams and resumes
+	budget *Budget
+	hello  welcome // what the gateway said when the tunnel was made (client)
+	count  counters
+
+	mu       sync.Mutex
+	lane     *Lane // nil while detached
+	epoch    uint64
+	err      *errs.Error   // why the tunnel is over; nil while it lives
+	done     chan struct{} // closed when the tunnel is over
+	streams  map[uint32]*Stream
+	highest  uint32 // last id opened (client) or seen (gateway)
+	peer     limits
+	sched    scheduler
+	tctl     tunnelControl
+	waiting  int64 // bytes received that wait for their consumers
+	unacked  int64 // bytes written that the peer has not consumed
+	acks     []*Stream
+	ackTimer *time.Timer
+	rtt      rttEstimate
+
+	handlers sync.WaitGroup // Accept, Renew and drain goroutines
+}
+
+// counters of a tunnel, over all its lanes.
+type counters struct {
+	opened, sent, received, replayed, framesSent, framesReceived, resumes atomic.Uint64
+}
+
+// Stats is a snapshot of a tunnel.
+type Stats struct {
+	Streams        int           // open now
+	Opened         uint64        // streams ever opened
+	BytesSent      uint64        // payload written to lanes, replays included
+	BytesReceived  uint64        // payload accepted, without repeats
+	BytesReplayed  uint64        // payload written again after a resume
+	FramesSent     uint64        // frames of every kind
+	FramesReceived uint64        // frames of every kind
+	Resumes        uint64        // lanes after the first
+	RTT            time.Duration // smoothed round trip; 0 until measured
+	Retained       int64         // bytes of windows beyond their initial size
+	Attached       bool          // a lane carries the tunnel now
+	Epoch          uint64
+}
+
+func newTunnel(cfg Config, client bool, peer limits) *Tunnel {
+	t := &Tunnel{cfg: cfg, client: client, peer: peer, budget: NewBudget(cfg.Memory, cfg.Budget),
+		done: make(chan struct{}), streams: make(map[uint32]*Stream), epoch: 1}
+	t.sched.init()
+	if !client {
+		rand.Read(t.id[:]) // never fails (crypto/rand)
+		rand.Read(t.key[:])
+	}
+	return t
+}
+
+// ID names the tunnel.
+func (t *Tunnel) ID() ID { return t.id }
+
+// Replica is the name of the gateway replica that owns the tunnel, as it told the sidecar.
+func (t *Tunnel) Replica() string { return t.hello.replica }
+
+// ResumeTTL is how long the gateway holds the tunnel without a lane, as it told the sidecar.
+func (t *Tunnel) ResumeTTL() time.Duration { return t.hello.resumeTTL }
+
+// Done is closed when the tunnel is over: closed by either side, or given up.
+func (t *Tunnel) Done() <-chan struct{} { return t.done }
+
+// Err is why the tunnel is over; nil while it lives.
+func (t *Tunnel) Err() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.err == nil {
+		return nil
+	}
+	return t.err
+}
+
+// Attached says whether a lane carries the tunnel now.
+func (t *Tunnel) Attached() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.lane != nil
+}
+
+// Stats returns a snapshot.
+func (t *Tunnel) Stats() Stats {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return Stats{Streams: len(t.streams), Opened: t.count.opened.Load(), BytesSent: t.count.sent.Load(), BytesReceived: t.count.received.Load(),
+		BytesReplayed: t.count.replayed.Load(), FramesSent: t.count.framesSent.Load(), FramesReceived: t.count.framesReceived.Load(),
+		Resumes: t.count.resumes.Load(), RTT: t.rtt.smoothed, Retained: t.budget.Used(), Attached: t.lane != nil, Epoch: t.epoch}
+}
+
+// Open begins a stream. It never waits: data may be written at once, and goes out with the OPEN. Whether the gateway
+// could connect the backend shows in Stream.WaitOpened, or as the error of the first read.
+func (t *Tunnel) Open(req OpenRequest) (*Stream, error) {
+	if err := req.check(); err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.err != nil:
+		return nil, t.err
+	case !t.client:
+		return nil, errs.New(errs.Internal, "only the sidecar opens streams")
+	case t.highest == 1<<32-1:
+		return nil, errs.New(errs.StreamsExhausted, "all stream ids of the tunnel are used")
+	}
+	t.highest++
+	s := t.addStream(t.highest, req)
+	t.due(s, dueOpen)
+	return s, nil
+}
+
+// addStream registers a new stream. Called with mu held.
+func (t *Tunnel) addStream(id uint32, req OpenRequest) *Stream {
+	s := &Stream{t: t, id: id, req: req, started: time.Now()}
+	s.send.limit = uint64(t.peer.window)
+	s.send.window = uint64(t.cfg.Window)
+	s.recv.window = uint64(t.cfg.Window)
+	s.recv.limit = s.recv.window
+	s.readable.L, s.writable.L = &t.mu, &t.mu
+	t.streams[id] = s
+	t.count.opened.Add(1)
+	return s
+}
+
+// Close ends the tunnel: its streams are reset with err, which the peer is told, and its lane is closed with the code
+// that fits. A nil err is a normal end. Close does not wait; Wait does.
+func (t *Tunnel) Close(err error) {
+	e := errs.From(err)
+	if e == nil {
+		e = errs.New(errs.ShuttingDown, "the tunnel was closed")
+	}
+	t.mu.Lock()
+	t.end(e, err == nil)
+	t.mu.Unlock()
+}
+
+// Wait returns when the tunnel is over and no goroutine serves its streams any more. Lanes are waited for by whoever
+// runs them.
+func (t *Tunnel) Wait() {
+	<-t.done
+	t.handlers.Wait()
+}
+
+// end marks the tunnel as over and lets the lane tell the peer. Called with mu held.
+func (t *Tunnel) end(e *errs.Error, normal bool) {
+	if t.err != nil {
+		return
+	}
+	t.err = e
+	for _, s := range t.streams {
+		s.fail(e)
+	}
+	clear(t.streams)
+	t.sched.init()
+	t.acks = nil
+	if t.ackTimer != nil {
+		t.ackTimer.Stop()
+	}
+	close(t.done)
+	if t.lane != nil {
+		t.lane.leave(e, normal)
+	}
+}
+
+// Renew hands a renewed token to the gateway, in-band. The answer comes through Config.Renewed.
+func (t *Tunnel) Renew(token string) error {
+	if len(token) == 0 || len(token) > maxToken {
+		return errs.New(errs.TokenInvalid, "a token of %d bytes; allowed are 1 to %d", len(token), maxToken)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.tctl.token = token
+	t.wakeLane()
+	return nil
+}
+
+// SendGoAway tells the sidecar to move; the gateway's end only.
+func (t *Tunnel) SendGoAway(g GoAway) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.tctl.goAway = &g
+	t.wakeLane()
+}
+
+// wakeLane lets the lane's writer look for work. Called with mu held.
+func (t *Tunnel) wakeLane() {
+	if t.lane != nil && t.lane.idle {
+		t.lane.wake.Signal()
+	}
+}
+
+// due marks control frames of a stream as to be sent. Called with mu held.
+func (t *Tunnel) due(s *Stream, bits dueBits) {
+	s.due |= bits
+	t.sched.addControl(s)
+	t.wakeLane()
+}
+
+// forget drops a stream whose both directions are final. Its last control frames may still be queued; if the lane is
+// lost before they are sent, the peer learns by SYNC that the stream is unknown here, hence finished. Called with mu held.
+func (t *Tunnel) forget(s *Stream) {
+	if t.streams[s.id] == s {
+		delete(t.streams, s.id)
+	}
+}
