@@ -2,6 +2,7 @@ package link
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"time"
 
 	"fairlead/shared/errs"
@@ -26,6 +27,9 @@ const (
 
 // ID names a tunnel. It is no secret: taking a tunnel over needs its resume key and a token of its tenant.
 type ID [idSize]byte
+
+// String is the ID in hexadecimal.
+func (id ID) String() string { return hex.EncodeToString(id[:]) }
 
 // hello is the sidecar's first message. A zero tunnel asks for a new one.
 type hello struct {

@@ -38,9 +38,10 @@ type Stream struct {
 	inData   bool // in the scheduler's data queue of its priority
 	nextCtl  *Stream
 	nextData *Stream
-	err      *errs.Error // why the stream was reset, by either side
-	resetOut bool        // this side reset it: RESET is repeated until answered
-	over     bool        // both directions final, or reset
+	err      *errs.Error             // why the stream was reset, by either side
+	resetOut bool                    // this side reset it: RESET is repeated until answered
+	over     bool                    // both directions final, or reset
+	cancel   context.CancelCauseFunc // of the context that Opening returned
 
 	send sendState
 	recv recvState
@@ -90,6 +91,24 @@ func (s *Stream) WaitOpened(ctx context.Context) error {
 	return nil
 }
 
+// Opening returns a context for connecting the stream's backend: it ends when the stream does, or when stop is called.
+func (s *Stream) Opening(parent context.Context) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	s.t.mu.Lock()
+	defer s.t.mu.Unlock()
+	if s.over {
+		cancel(s.err)
+	} else {
+		s.cancel = cancel
+	}
+	return ctx, func() {
+		s.t.mu.Lock()
+		s.cancel = nil
+		s.t.mu.Unlock()
+		cancel(nil)
+	}
+}
+
 // OpenLatency is the time from OPEN to OPENED; 0 when that has not come.
 func (s *Stream) OpenLatency() time.Duration {
 	s.t.mu.Lock()
@@ -137,6 +156,9 @@ func (s *Stream) fail(e *errs.Error) {
 	s.finish()
 	s.send.drop(s)
 	s.recv.drop(s)
+	if s.cancel != nil {
+		s.cancel(e)
+	}
 	if s.recv.sink == nil {
 		return
 	}

@@ -142,6 +142,9 @@ func newTunnel(cfg Config, client bool, peer limits) *Tunnel {
 // ID names the tunnel.
 func (t *Tunnel) ID() ID { return t.id }
 
+// Name is the ID in hexadecimal, for logs and APIs.
+func (t *Tunnel) Name() string { return t.id.String() }
+
 // Replica is the name of the gateway replica that owns the tunnel, as it told the sidecar.
 func (t *Tunnel) Replica() string { return t.hello.replica }
 

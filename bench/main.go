@@ -1,0 +1,28 @@
+// Command bench demonstrates fairlead and measures it.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"fairlead/bench/compare"
+	"fairlead/bench/load"
+	"fairlead/bench/peers"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	root := &cobra.Command{Use: "bench", Short: "Demonstrate and measure fairlead", SilenceUsage: true, SilenceErrors: true}
+	root.AddCommand(compare.Command(), peers.RelayCommand(), load.ClientCommand(), load.ServerCommand())
+	err := root.ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}

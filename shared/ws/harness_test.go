@@ -1,0 +1,123 @@
+package ws_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"math/big"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fasthttp/websocket"
+	"github.com/stretchr/testify/require"
+	"github.com/valyala/fasthttp"
+
+	"fairlead/shared/link"
+	"fairlead/shared/ws"
+)
+
+const maxMessage = 1 << 20
+
+// upgradeServer is a fasthttp server whose upgraded connections go to handle.
+type upgradeServer struct {
+	url  string
+	tls  *tls.Config // for clients
+	addr string
+}
+
+func serverTLS(t testing.TB) (server, client *tls.Config) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	require.NoError(t, err)
+	cert, err := x509.ParseCertificate(der)
+	require.NoError(t, err)
+	pool := x509.NewCertPool()
+	pool.AddCert(cert)
+	server = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS13, DynamicRecordSizingDisabled: true}
+	return server, &tls.Config{RootCAs: pool}
+}
+
+func serve(t testing.TB, secure bool, handle func(*ws.Conn)) *upgradeServer {
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	u := &upgradeServer{url: "ws://" + tcp.Addr().String() + "/", addr: tcp.Addr().String()}
+	var l net.Listener = &ws.Listener{Listener: tcp}
+	if secure {
+		server, client := serverTLS(t)
+		l, u.tls = tls.NewListener(l, server), client
+		u.url = "wss://" + tcp.Addr().String() + "/"
+	}
+	up := websocket.FastHTTPUpgrader{ReadBufferSize: ws.ReadBufferSize, WriteBufferSize: ws.WriteBufferSize, WriteBufferPool: ws.WriteBuffers, Subprotocols: []string{link.Subprotocol}}
+	var wg sync.WaitGroup
+	srv := &fasthttp.Server{KeepHijackedConns: true, ReadBufferSize: 16 << 10, Handler: func(ctx *fasthttp.RequestCtx) {
+		_ = up.Upgrade(ctx, func(c *websocket.Conn) {
+			wg.Add(1)
+			defer wg.Done()
+			defer c.Close()
+			conn, err := ws.New(c, maxMessage)
+			if err == nil {
+				handle(conn)
+			}
+		})
+	}}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(l)
+	}()
+	t.Cleanup(func() {
+		_ = srv.Shutdown()
+		<-done
+		wg.Wait()
+	})
+	return u
+}
+
+func (u *upgradeServer) dial(t testing.TB) *ws.Conn {
+	d := ws.Dialer{TLS: u.tls, MaxMessage: maxMessage}
+	c, err := d.Dial(context.Background(), u.url, http.Header{}, link.Subprotocol)
+	require.NoError(t, err)
+	return c
+}
+
+// tunnel connects a tunnel over a real WebSocket; the gateway's end serves streams with accept.
+func tunnel(t testing.TB, secure bool, cfg link.Config, accept func(*link.Stream)) *link.Tunnel {
+	gw := cfg
+	gw.Accept = accept
+	u := serve(t, secure, func(c *ws.Conn) {
+		hs, err := link.Greet(context.Background(), c)
+		if err != nil {
+			return
+		}
+		tun, lane, err := hs.Accept(gw)
+		if err != nil {
+			return
+		}
+		_ = lane.Run()
+		tun.Close(nil)
+		tun.Wait()
+	})
+	tun, lane, err := link.Connect(context.Background(), u.dial(t), cfg)
+	require.NoError(t, err)
+	ran := make(chan struct{})
+	go func() {
+		defer close(ran)
+		_ = lane.Run()
+	}()
+	t.Cleanup(func() {
+		tun.Close(nil)
+		<-ran
+		tun.Wait()
+	})
+	return tun
+}

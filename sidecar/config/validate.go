@@ -1,0 +1,93 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+
+	"fairlead/shared/config"
+)
+
+// Validate returns everything that is wrong and that the struct's tags cannot say.
+func (c Config) Validate() []config.Problem {
+	var check config.Check
+	if c.Profile != "" {
+		check.Unavailable("profile", `"" (no profile)`)
+	}
+	c.Gateway.validate(&check)
+	if c.Tunnels.Max < c.Tunnels.Min {
+		check.Refuse("tunnels.max", "allowed: at least tunnels.min, which is %d", c.Tunnels.Min)
+	}
+	if c.Reconnect.Cap < c.Reconnect.Base {
+		check.Refuse("reconnect.cap", "allowed: at least reconnect.base, which is %s", config.FormatDuration(c.Reconnect.Base))
+	}
+	validateListeners(&check, c.Listeners)
+	c.Tunnel.Validate(&check, "tunnel")
+	if c.Admin.Listen != "" {
+		check.Listen("admin.listen", c.Admin.Listen, false)
+	}
+	return check.Problems
+}
+
+func (g Gateway) validate(check *config.Check) {
+	if len(g.Endpoints) == 0 {
+		check.Refuse("gateway.endpoints", "allowed: at least one URL that begins with wss://")
+	}
+	for i, e := range g.Endpoints {
+		key := config.At("gateway.endpoints", i)
+		g.validateEndpoint(check, key, e)
+		if slices.Contains(g.Endpoints[:i], e) {
+			check.Refuse(key, "given twice")
+		}
+	}
+	if g.Token != "" && g.TokenFile != "" {
+		check.Refuse("gateway.token", "allowed: either gateway.token or gateway.token_file, not both")
+	}
+	if g.Proxy != "" {
+		check.URL("gateway.proxy", g.Proxy, "http", "https")
+	}
+}
+
+func (g Gateway) validateEndpoint(check *config.Check, key, endpoint string) {
+	u := check.URL(key, endpoint, "wss", "ws")
+	switch {
+	case u == nil:
+	case u.User != nil || u.RawQuery != "":
+		check.Refuse(key, "allowed: a URL without user name, password and query; the token goes into gateway.token_file")
+	case u.Scheme == "ws" && !g.AllowPlaintext:
+		check.Refuse(key, "allowed: wss://; ws:// only with gateway.allow_plaintext: true")
+	}
+}
+
+func validateListeners(check *config.Check, listeners []Listener) {
+	names, addresses := make(map[string]int), make(map[string]int)
+	for i, l := range listeners {
+		key := config.At("listeners", i)
+		check.Name(key+".name", l.Name)
+		check.Listen(key+".listen", l.Listen, true)
+		check.Name(key+".route", l.Route)
+		unique(check, names, key+".name", l.Name, i)
+		if !takesAnyPort(l.Listen) {
+			unique(check, addresses, key+".listen", l.Listen, i)
+		}
+		switch l.Delivery {
+		case DeliveryStream:
+		case "spool":
+			check.Unavailable(key+".delivery", DeliveryStream)
+		default:
+			check.Refuse(key+".delivery", "allowed: %s", DeliveryStream)
+		}
+	}
+}
+
+// takesAnyPort reports whether two listeners may share the address, since each gets a port of its own.
+func takesAnyPort(address string) bool {
+	return len(address) > 2 && address[len(address)-2:] == ":0"
+}
+
+func unique(check *config.Check, seen map[string]int, key, value string, i int) {
+	if first, twice := seen[value]; twice && value != "" {
+		check.Refuse(key, "%s", fmt.Sprintf("used already by %s", config.At("listeners", first)))
+		return
+	}
+	seen[value] = i
+}
