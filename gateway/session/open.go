@@ -47,7 +47,6 @@ type OpenerConfig struct {
 	Backends Backends
 	Timeout  time.Duration // for an open to be served; R5.6
 	Slow     time.Duration // opens that take longer are counted and logged
-	Logger   *slog.Logger
 	Metrics  *metrics.Set
 	Now      func() time.Time
 }

@@ -99,6 +99,9 @@ func (r *Registry) Serve(conn link.Conn, who Identity, peer string) {
 	s.run(lane)
 }
 
+// Opener serves opens outside tunnels too.
+func (r *Registry) Opener() *Opener { return r.cfg.Opener }
+
 func (r *Registry) enter() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

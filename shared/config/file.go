@@ -7,7 +7,6 @@ import (
 	"os"
 	"regexp"
 	"strconv"
-	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -40,7 +39,12 @@ type syntaxError struct {
 	text string
 }
 
-var linePattern = regexp.MustCompile(`^(?:yaml: )?(?:unmarshal errors:\s*)?line (\d+):\s*`)
+var (
+	linePattern   = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
+	anchorPattern = regexp.MustCompile(`^unknown anchor '([^']*)'`)
+	// The errors of yaml's parser, other than those of its scanner, count lines from 0.
+	parserPattern = regexp.MustCompile(`^did not find expected (<|node content|'-' indicator|key|',' or)|^found (duplicate|incompatible|undefined)`)
+)
 
 // parseYAML returns the root value of the only document in text; nil if there is none or it is null.
 func parseYAML(text []byte) (*yaml.Node, *syntaxError) {
@@ -50,13 +54,13 @@ func parseYAML(text []byte) (*yaml.Node, *syntaxError) {
 	case errors.Is(err, io.EOF):
 		return nil, nil
 	case err != nil:
-		return nil, newSyntaxError(err)
+		return nil, newSyntaxError(text, err)
 	}
 	var second yaml.Node
 	switch err := dec.Decode(&second); {
 	case errors.Is(err, io.EOF):
 	case err != nil:
-		return nil, newSyntaxError(err)
+		return nil, newSyntaxError(text, err)
 	default:
 		return nil, &syntaxError{second.Line, "a second document; allowed: one"}
 	}
@@ -66,14 +70,24 @@ func parseYAML(text []byte) (*yaml.Node, *syntaxError) {
 	return doc.Content[0], nil
 }
 
-func newSyntaxError(err error) *syntaxError {
-	text := err.Error()
-	m := linePattern.FindStringSubmatch(text)
+// newSyntaxError finds the line that yaml means; it names none in the first line, and none for an alias without an anchor.
+func newSyntaxError(text []byte, err error) *syntaxError {
+	m := linePattern.FindStringSubmatch(err.Error())
 	if m == nil {
-		return &syntaxError{0, strings.TrimPrefix(text, "yaml: ")}
+		return &syntaxError{0, err.Error()}
 	}
-	line, _ := strconv.Atoi(m[1]) // digits
-	return &syntaxError{line, text[len(m[0]):]}
+	what, line := m[2], 1
+	if m[1] != "" {
+		line, _ = strconv.Atoi(m[1]) // digits
+		if parserPattern.MatchString(what) {
+			line++
+		}
+	}
+	if a := anchorPattern.FindStringSubmatch(what); a != nil {
+		before, _, _ := bytes.Cut(text, []byte("*"+a[1]))
+		line = 1 + bytes.Count(before, []byte("\n"))
+	}
+	return &syntaxError{line, what}
 }
 
 // fileSource names a line of a file.

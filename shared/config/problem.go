@@ -83,7 +83,10 @@ func indexKey(outer string, i int) string { return outer + "[" + strconv.Itoa(i)
 func unknownKey(name string, allowed []string) string {
 	near := slices.Clone(allowed)
 	limit := max(2, len(name)/3)
-	near = slices.DeleteFunc(near, func(a string) bool { return distance(name, a) > limit && !strings.Contains(name, a) })
+	near = slices.DeleteFunc(near, func(a string) bool {
+		shortened := len(name) >= 3 && strings.HasPrefix(a, name)
+		return distance(name, a) > limit && !strings.Contains(name, a) && !shortened
+	})
 	slices.SortStableFunc(near, func(a, b string) int { return distance(name, a) - distance(name, b) })
 	if len(near) == 0 {
 		return "unknown key; allowed here: " + orList(allowed)

@@ -113,7 +113,11 @@ func nest(path []string, value string) string {
 
 func TestFileProblems(t *testing.T) {
 	for _, tc := range []struct{ name, yaml, want string }{
-		{"syntax", "listen: ':1'\nwait: [1\n", "not valid YAML: "},
+		{"open list", "listen: ':1'\nproxy: [1\nwait: 1s\n", "c.yaml:2: not valid YAML: did not find expected ',' or ']'"},
+		{"stray brace", "wait: 1s\n}\n", "c.yaml:2: not valid YAML: did not find expected key"},
+		{"two colons", "wait: 1s\n listen: 2\n", "c.yaml:2: not valid YAML: mapping values are not allowed in this context"},
+		{"unknown anchor", "wait: 1s\nlisten: *x\n", "c.yaml:2: not valid YAML: unknown anchor 'x' referenced"},
+		{"bad first line", "\twait: 1s", "c.yaml:1: not valid YAML: found character that cannot start any token"},
 		{"tab", "gateway:\n\tlevel: x\n", "c.yaml:2: not valid YAML: found character that cannot start any token"},
 		{"second document", "listen: ':1'\n---\nlisten: ':2'\n", "c.yaml:2: not valid YAML: a second document; allowed: one"},
 		{"bad second document", "listen: ':1'\n---\n\t", "not valid YAML"},

@@ -126,7 +126,7 @@ func (s *Stack) run(ctx context.Context, st step) error {
 	begin := time.Now()
 	result := make(chan error, 1)
 	go func() { result <- Guard(s.log, st.name, func() error { return st.stop(ctx) }) }()
-	err, reason := s.await(ctx, result)
+	reason, err := s.await(ctx, result)
 	attrs := []any{logging.FieldStep, st.name, logging.FieldReason, reason, "duration_ms", time.Since(begin).Milliseconds()}
 	if err == nil {
 		s.log.Info("step of the shutdown", attrs...)
@@ -136,19 +136,19 @@ func (s *Stack) run(ctx context.Context, st step) error {
 	return fmt.Errorf("stopping %s: %w", st.name, err)
 }
 
-func (s *Stack) await(ctx context.Context, result <-chan error) (error, string) {
+func (s *Stack) await(ctx context.Context, result <-chan error) (reason string, err error) {
 	select {
 	case err := <-result:
-		return err, reasonOf(err)
+		return reasonOf(err), err
 	case <-ctx.Done():
 	}
 	grace := time.NewTimer(s.grace)
 	defer grace.Stop()
 	select {
 	case err := <-result:
-		return err, reasonOf(err)
+		return reasonOf(err), err
 	case <-grace.C:
-		return errs.Wrap(errs.Internal, context.Cause(ctx), "did not stop in time"), ReasonTimeout
+		return ReasonTimeout, errs.Wrap(errs.Internal, context.Cause(ctx), "did not stop in time")
 	}
 }
 

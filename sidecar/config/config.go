@@ -12,7 +12,7 @@ import (
 // gateway.endpoints, the token, and listeners.
 type Config struct {
 	// Profile is a named set of defaults for a kind of network; empty is the only one in this version.
-	Profile string `koanf:"profile" allowed:"only empty in this version" doc:"named set of defaults for a kind of network; empty: the defaults of this page" example:"stable"`
+	Profile string `koanf:"profile" allowed:"only empty in this version" doc:"named set of defaults for a kind of network; empty: the defaults of this page"`
 	// Gateway is where tunnels go and as whom.
 	Gateway Gateway `koanf:"gateway" doc:"The gateway: where tunnels go, and as whom."`
 	// Tunnels is the size of the pool.
@@ -90,7 +90,7 @@ type Listener struct {
 	// Priority orders the queue and the bytes on a tunnel: high, normal or low.
 	Priority string `koanf:"priority" enum:"high|normal|low" doc:"who goes first in the queue and on a tunnel: high for interactive use, low for background work" example:"high"`
 	// Delivery is how bytes are delivered; "stream" is the only way in this version.
-	Delivery string `koanf:"delivery" allowed:"only stream in this version" doc:"how bytes are delivered: as a stream, or spooled to disk first" example:"spool"`
+	Delivery string `koanf:"delivery" allowed:"only stream in this version" doc:"how bytes are delivered; stream: as they come" example:"stream"`
 }
 
 // SetDefaults sets what a listener that does not say otherwise has.

@@ -111,3 +111,16 @@ func (p *Pool) changed() {
 	close(p.watch)
 	p.watch = make(chan struct{})
 }
+
+// LastError is why the last attempt failed, of the first tunnel that is down; nil when none is.
+func (p *Pool) LastError() error {
+	for _, s := range p.list() {
+		s.mu.Lock()
+		err := s.lastErr
+		s.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,170 @@
+package config
+
+import (
+	"maps"
+	"net"
+	"net/netip"
+	"path"
+	"slices"
+	"strings"
+
+	"fairlead/shared/config"
+)
+
+// Validate returns everything that is wrong and that the struct's tags cannot say.
+func (c Config) Validate() []config.Problem {
+	var check config.Check
+	check.Listen("listen", c.Listen, false)
+	for i, cidr := range c.TrustedProxies {
+		if _, err := netip.ParsePrefix(cidr); err != nil {
+			check.Refuse(config.At("trusted_proxies", i), "allowed: a network such as 10.0.0.0/8 or fd00::/8")
+		}
+	}
+	c.TLS.validate(&check)
+	c.Auth.validate(&check)
+	c.validateBackends(&check)
+	c.validateRoutes(&check)
+	c.validatePolicy(&check)
+	for _, name := range slices.Sorted(maps.Keys(c.Tiers)) {
+		if c.Tiers[name].Bandwidth > 0 {
+			check.Unavailable("tiers."+name+".bandwidth", "0 (no limit)")
+		}
+	}
+	c.Tunnel.Validate(&check, "tunnel")
+	if c.Store.Kind != StoreMemory {
+		check.Unavailable("store.kind", StoreMemory)
+	}
+	c.Admin.validate(&check)
+	return check.Problems
+}
+
+func (t TLS) validate(check *config.Check) {
+	if t.ClientCAFile != "" {
+		check.Unavailable("tls.client_ca_file", `"" (no client certificates)`)
+	}
+	for _, f := range []struct{ key, value string }{{"tls.cert_file", t.CertFile}, {"tls.key_file", t.KeyFile}} {
+		switch {
+		case t.Disabled && f.value != "":
+			check.Refuse(f.key, "allowed: nothing, since tls.disabled is true")
+		case !t.Disabled && f.value == "":
+			check.Refuse(f.key, "required, unless tls.disabled is true")
+		}
+	}
+}
+
+func (c Config) validateBackends(check *config.Check) {
+	for _, name := range slices.Sorted(maps.Keys(c.Backends)) {
+		b, key := c.Backends[name], "backends."+name
+		check.Dial(key+".address", b.Address)
+		if b.CertificateFile != "" && b.KeyFile == "" {
+			check.Refuse(key+".certificate_file", "allowed: only together with key_file")
+		}
+	}
+}
+
+func (c Config) validateRoutes(check *config.Check) {
+	for _, name := range slices.Sorted(maps.Keys(c.Routes)) {
+		r, key := c.Routes[name], "routes."+name
+		if _, ok := c.Backends[r.Backend]; !ok {
+			check.Refuse(key+".backend", "no such backend; allowed: %s", names(c.Backends))
+		}
+		switch {
+		case r.Mode == ModeForward:
+			check.Dial(key+".target", r.Target)
+		case r.Target != "":
+			check.Refuse(key+".target", "allowed: nothing, since the mode is %s; a target needs mode: %s", r.Mode, ModeForward)
+		}
+	}
+	c.validateForwarding(check)
+}
+
+// validateForwarding wants credentials and host keys of each backend that a route in mode forward uses, once for each.
+func (c Config) validateForwarding(check *config.Check) {
+	usedBy := make(map[string]string)
+	for _, name := range slices.Backward(slices.Sorted(maps.Keys(c.Routes))) {
+		if r := c.Routes[name]; r.Mode == ModeForward {
+			usedBy[r.Backend] = name
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(usedBy)) {
+		b, ok := c.Backends[name]
+		if !ok {
+			continue
+		}
+		needs := []struct{ key, value string }{{"user", b.User}, {"key_file", b.KeyFile}}
+		if b.HostKeys.Mode != HostKeysFirstUse {
+			needs = append(needs, struct{ key, value string }{"host_keys.known_hosts_file", b.HostKeys.KnownHostsFile})
+		}
+		for _, n := range needs {
+			if n.value == "" {
+				check.Refuse("backends."+name+"."+n.key, "required, since route %s uses mode: %s", usedBy[name], ModeForward)
+			}
+		}
+	}
+}
+
+func (c Config) validatePolicy(check *config.Check) {
+	for i, rule := range c.Policy {
+		key := config.At("policy", i)
+		if len(rule.Tenants) == 0 {
+			check.Refuse(key+".tenants", "allowed: at least one tenant or glob")
+		}
+		for j, glob := range rule.Tenants {
+			if !validGlob(glob) {
+				check.Refuse(config.At(key+".tenants", j), "allowed: a tenant such as payments/orders, or a glob such as payments/*")
+			}
+		}
+		if len(rule.Routes) == 0 {
+			check.Refuse(key+".routes", "allowed: at least one route, or *")
+		}
+		for j, route := range rule.Routes {
+			if _, ok := c.Routes[route]; !ok && route != "*" {
+				check.Refuse(config.At(key+".routes", j), "no such route; allowed: * and %s", names(c.Routes))
+			}
+		}
+	}
+}
+
+func (a Admin) validate(check *config.Check) {
+	if a.Listen == "" {
+		return
+	}
+	check.Listen("admin.listen", a.Listen, false)
+	host, _, err := net.SplitHostPort(a.Listen)
+	ip := net.ParseIP(host)
+	if err == nil && a.TokenFile == "" && host != "localhost" && !(ip != nil && ip.IsLoopback()) {
+		check.Refuse("admin.token_file", "required, since admin.listen can be reached from other machines")
+	}
+}
+
+// names lists the entries of a map, for problems.
+func names[V any](m map[string]V) string {
+	if len(m) == 0 {
+		return "none is configured"
+	}
+	return strings.Join(slices.Sorted(maps.Keys(m)), ", ")
+}
+
+// MatchTenant reports whether tenant matches glob: both have as many parts between slashes, and each part of the tenant
+// matches the glob's by the rules of path.Match. A malformed glob, which Validate refuses, matches nothing.
+func MatchTenant(glob, tenant string) bool {
+	globs, parts := strings.Split(glob, "/"), strings.Split(tenant, "/")
+	if len(globs) != len(parts) {
+		return false
+	}
+	for i := range globs {
+		if ok, err := path.Match(globs[i], parts[i]); err != nil || !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func validGlob(glob string) bool {
+	for part := range strings.SplitSeq(glob, "/") {
+		if _, err := path.Match(part, ""); err != nil || part == "" {
+			return false
+		}
+	}
+	return true
+}
