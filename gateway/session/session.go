@@ -291,13 +291,10 @@ func (s *session) renew(token string) (time.Time, error) {
 	return who.Expires, nil
 }
 
-// serve connects one stream and carries it until it is over.
+// serve connects one stream and lets it be carried until it is over.
 func (s *session) serve(st *link.Stream) {
 	req := st.Request()
-	log := s.log.With(logging.FieldStream, strconv.FormatUint(uint64(st.ID()), 10), "app", req.Peer)
-	if req.Trace != "" {
-		log = log.With(logging.FieldTrace, req.Trace)
-	}
+	log := s.log.With(streamAttrs(st)...)
 	ctx, stop := st.Opening(s.r.ctx)
 	opened, err := s.r.cfg.Opener.Open(ctx, *s.who.Load(), req.Route, log)
 	stop()
@@ -305,16 +302,33 @@ func (s *session) serve(st *link.Stream) {
 		st.Reset(err)
 		return
 	}
-	defer opened.Release()
 	st.Accept()
 	start := time.Now()
-	err = relay.Pump(st, opened.Conn)
-	sent, received := st.Totals()
-	end := []any{logging.FieldRoute, req.Route, "sent", sent, "received", received, "duration_ms", time.Since(start).Milliseconds()}
-	if err != nil {
-		end = append(end, logging.Error(err)...)
+	s.r.wg.Add(1) // reap, which waits for this function, still holds it
+	relay.Start(st, opened.Conn, func(err error) {
+		defer s.r.wg.Done()
+		opened.Release()
+		s.ended(st, start, err)
+	})
+}
+
+func streamAttrs(st *link.Stream) []any {
+	req := st.Request()
+	attrs := []any{logging.FieldStream, strconv.FormatUint(uint64(st.ID()), 10), "app", req.Peer}
+	if req.Trace != "" {
+		attrs = append(attrs, logging.FieldTrace, req.Trace)
 	}
-	log.Info("stream ended", end...)
+	return attrs
+}
+
+func (s *session) ended(st *link.Stream, start time.Time, err error) {
+	sent, received := st.Totals()
+	attrs := append(streamAttrs(st), logging.FieldRoute, st.Request().Route, "sent", sent, "received", received, "duration_ms", time.Since(start).Milliseconds())
+	if err != nil {
+		s.log.Warn("stream ended", append(attrs, logging.Error(err)...)...)
+		return
+	}
+	s.log.Info("stream ended", attrs...)
 }
 
 // Info describes a tunnel.

@@ -134,16 +134,13 @@ func (t *Tunnel) refuse(id uint32, req OpenRequest) error {
 // serve runs Config.Accept for a stream.
 func (t *Tunnel) serve(s *Stream) {
 	defer t.handlers.Done()
-	defer func() {
-		p := recover()
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if p != nil {
-			s.panicked(p)
-		}
-		s.reset(errs.New(errs.Internal, "the stream was left by its handler"))
-	}()
+	defer s.Recover()
 	t.cfg.Accept(s)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.opened.IsZero() {
+		s.reset(errs.New(errs.Internal, "the stream was neither accepted nor refused"))
+	}
 }
 
 // onStream takes a frame of an existing stream. One of a stream that is unknown but was opened is late: the stream is

@@ -180,6 +180,15 @@ func (s *Stream) goDrain(f func()) {
 	}()
 }
 
+// Recover is to be deferred by whoever serves the stream: a panic ends this stream, and nothing else.
+func (s *Stream) Recover() {
+	if p := recover(); p != nil {
+		s.t.mu.Lock()
+		defer s.t.mu.Unlock()
+		s.panicked(p)
+	}
+}
+
 // panicked ends the one stream whose handler or sink panicked. Called with mu held, on the stack of the panic.
 func (s *Stream) panicked(p any) {
 	s.t.cfg.Logger.Error("panic in a stream", "stream", s.id, "route", s.req.Route, "code", errs.Panicked.String(), "panic", p, "stack", string(debug.Stack()))

@@ -29,8 +29,8 @@ type Config struct {
 	Budget     *Budget       // of the tenant or process, above the tunnel's own; may be nil
 	Logger     *slog.Logger  // for faults in handlers; default discards
 
-	// Accept serves a stream that the peer opened, in a goroutine of its own; the stream is reset when Accept returns
-	// without having ended it. Nil: streams of the peer are refused.
+	// Accept takes a stream that the peer opened, in a goroutine of its own. It calls Stream.Accept or Stream.Reset before
+	// it returns; the stream may go on after that. Nil: streams of the peer are refused.
 	Accept func(*Stream)
 	// Opened tells that the gateway connected the stream's backend. It must not block.
 	Opened func(*Stream)

@@ -22,23 +22,42 @@ type Conn interface {
 // when both ended in order, else the error that ended the stream. A connection that breaks resets the stream; a stream
 // that is reset breaks the connection, so that each end sees what happened to the other.
 func Pump(s *link.Stream, c Conn) error {
-	up := readBlocking
+	ended := make(chan error, 1)
+	Start(s, c, func(err error) { ended <- err })
+	return <-ended
+}
+
+// Start is Pump that does not wait: done gets its result, in the goroutine that carried the bytes. That is a new one, so that
+// an idle stream does not keep the stack that its caller needed to get here.
+func Start(s *link.Stream, c Conn, done func(error)) {
+	var up reader = readBlocking
 	if sock, ok := socketOf(c); ok {
 		s.SetSink(sock)
 		up = sock.read
 	} else {
 		s.SetSink(blockingSink{c})
 	}
-	if err := send(s, c, up); err != nil {
-		s.Reset(err)
-	}
-	err := s.Wait()
-	c.Close()
-	return err
+	go func() {
+		err := carry(s, c, up)
+		c.Close()
+		done(err)
+	}()
 }
 
+// carry sends what c reads, and waits for the other direction. A panic ends the stream, not the process.
+func carry(s *link.Stream, c Conn, read reader) error {
+	defer s.Recover()
+	if err := send(s, c, read); err != nil {
+		s.Reset(err)
+	}
+	return s.Wait()
+}
+
+// reader waits for bytes and returns them in a buffer, at most room of them.
+type reader func(c Conn, room int) (buf *link.Buffer, n int, err error)
+
 // send carries what c reads to s. A stream that failed is not an error of the sending.
-func send(s *link.Stream, c Conn, read func(c Conn, room int) (*link.Buffer, int, error)) error {
+func send(s *link.Stream, c Conn, read reader) error {
 	for {
 		room, err := s.WaitRoom()
 		if err != nil {

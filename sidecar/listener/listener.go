@@ -157,30 +157,39 @@ func (l *Listener) active() int {
 	return len(l.conns)
 }
 
-// handle carries one connection.
+// handle opens a stream for one connection and lets it be carried.
 func (l *Listener) handle(c net.Conn) {
-	defer l.wg.Done()
-	defer l.remove(c)
 	start := time.Now()
-	peer := c.RemoteAddr().String()
-	s, err := l.cfg.Open(l.ctx, link.OpenRequest{Route: l.cfg.Route, Priority: l.cfg.Priority, Peer: peer})
+	s, err := l.cfg.Open(l.ctx, link.OpenRequest{Route: l.cfg.Route, Priority: l.cfg.Priority, Peer: c.RemoteAddr().String()})
 	if err != nil {
+		defer l.wg.Done()
+		defer l.remove(c)
 		l.failed.Inc()
-		l.log.Warn("connection refused", append(logging.Error(err), logging.FieldPeer, peer, "waited_ms", time.Since(start).Milliseconds())...)
+		l.log.Warn("connection refused", append(logging.Error(err), logging.FieldPeer, c.RemoteAddr().String(), "waited_ms", time.Since(start).Milliseconds())...)
 		reset(c)
 		return
 	}
-	log := l.log.With(logging.FieldStream, strconv.FormatUint(uint64(s.ID()), 10), logging.FieldTunnel, s.Tunnel().Name(), logging.FieldPeer, peer)
-	log.Info("connection opened")
-	err = relay.Pump(s, c.(relay.Conn))
+	l.log.Info("connection opened", streamAttrs(s)...)
+	relay.Start(s, c.(relay.Conn), func(err error) {
+		defer l.wg.Done()
+		defer l.remove(c)
+		l.ended(s, start, err)
+	})
+}
+
+func streamAttrs(s *link.Stream) []any {
+	return []any{logging.FieldStream, strconv.FormatUint(uint64(s.ID()), 10), logging.FieldTunnel, s.Tunnel().Name(), logging.FieldPeer, s.Request().Peer}
+}
+
+func (l *Listener) ended(s *link.Stream, start time.Time, err error) {
 	sent, received := s.Totals()
-	end := []any{"sent", sent, "received", received, "duration_ms", time.Since(start).Milliseconds(), "open_us", s.OpenLatency().Microseconds()}
+	attrs := append(streamAttrs(s), "sent", sent, "received", received, "duration_ms", time.Since(start).Milliseconds(), "open_us", s.OpenLatency().Microseconds())
 	if err != nil {
 		l.failed.Inc()
-		log.Warn("connection ended", append(end, logging.Error(err)...)...)
+		l.log.Warn("connection ended", append(attrs, logging.Error(err)...)...)
 		return
 	}
-	log.Info("connection ended", end...)
+	l.log.Info("connection ended", attrs...)
 }
 
 // reset closes a connection so that its peer sees an error, not an end.
