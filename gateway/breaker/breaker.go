@@ -99,7 +99,7 @@ func orDefault[T int | time.Duration](value, otherwise T) T {
 }
 
 // Do runs fn, unless the backend's circuit is open: then it returns errs.CircuitOpen at once, with RetryAfter. fn should
-// be a dial with its handshake and never a whole stream, must respect its context, and runs on another goroutine; Do
+// be a dial with its handshake and never a whole stream, must respect its context, and may run on another goroutine; Do
 // returns after it has. What fn returns is returned as it is; whether it counts is decided by Countable. A panic in fn
 // becomes errs.Panicked.
 func (b *Breaker) Do(ctx context.Context, backend string, fn func(context.Context) error) error {
