@@ -60,7 +60,7 @@ func run(ctx context.Context, flags sharedconfig.Flags) error {
 	ctx, stop, err := lifecycle.HandleSignals(ctx, lifecycle.SignalConfig{Log: log, Reload: func(ctx context.Context) {
 		select {
 		case <-built:
-			a.Reload()
+			reload(a, flags, log)
 		case <-ctx.Done():
 		}
 	}})
@@ -78,6 +78,17 @@ func run(ctx context.Context, flags sharedconfig.Flags) error {
 	}
 	log.Info("serving", attrs(a, cfg)...)
 	return a.Run(ctx)
+}
+
+// reload reads the configuration anew. One that is not valid changes nothing.
+func reload(a *app.App, flags sharedconfig.Flags, log *slog.Logger) {
+	loaded, err := sharedconfig.Load(config.Default(), sharedconfig.Input{Flags: flags})
+	if err == nil {
+		err = a.Reload(loaded.Config)
+	}
+	if err != nil {
+		log.Error("the configuration was not reloaded; what was loaded before stays in force", logging.Error(err)...)
+	}
 }
 
 func attrs(a *app.App, cfg config.Config) []any {

@@ -74,21 +74,40 @@ func run(ctx context.Context, flags sharedconfig.Flags) error {
 		return errs.New(errs.ConfigInvalid, "listeners: none; run needs at least one")
 	}
 	// Signals are handled before anything is built, so that one which comes early still ends in order.
-	ctx, stop, err := lifecycle.HandleSignals(ctx, lifecycle.SignalConfig{Log: log})
+	var a *app.App
+	built := make(chan struct{})
+	ctx, stop, err := lifecycle.HandleSignals(ctx, lifecycle.SignalConfig{Log: log, Reload: func(ctx context.Context) {
+		select {
+		case <-built:
+			reload(a, flags, log)
+		case <-ctx.Done():
+		}
+	}})
 	if err != nil {
 		return err
 	}
 	defer stop()
-	a, err := app.New(cfg, opts)
-	if err != nil {
+	if a, err = app.New(cfg, opts); err != nil {
 		return err
 	}
+	close(built)
 	log.Info("listening", listening(a, cfg)...)
 	err = a.Run(ctx)
 	if sig, ok := lifecycle.SignalOf(ctx); ok && !a.WasReady() && err == nil {
 		os.Exit(sig.ExitCode()) // ended before it was ready
 	}
 	return err
+}
+
+// reload reads the configuration anew. One that is not valid changes nothing.
+func reload(a *app.App, flags sharedconfig.Flags, log *slog.Logger) {
+	loaded, err := sharedconfig.Load(config.Default(), sharedconfig.Input{Flags: flags})
+	if err == nil {
+		err = a.Reload(loaded.Config)
+	}
+	if err != nil {
+		log.Error("the configuration was not reloaded; what was loaded before stays in force", logging.Error(err)...)
+	}
 }
 
 func listening(a *app.App, cfg config.Config) []any {

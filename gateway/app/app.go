@@ -41,7 +41,7 @@ type App struct {
 	stack    *lifecycle.Stack
 	metrics  *telemetry.Telemetry
 	auth     *auth.Verifier
-	policy   *policy.Policy
+	policy   atomic.Pointer[policy.Policy]
 	limits   *limit.Limiter
 	breaker  *breaker.Breaker
 	backends *backend.Set
@@ -155,21 +155,6 @@ func (a *App) ready() error {
 		return errs.New(errs.Draining, "this gateway is going away")
 	}
 	return nil
-}
-
-// Reload reads keys and certificates anew, each whole or not at all.
-func (a *App) Reload() {
-	report := func(what string, err error) {
-		if err != nil {
-			a.log.Error("reload of "+what+" failed; what was loaded before stays in use", logging.Error(err)...)
-			return
-		}
-		a.log.Info("reloaded " + what)
-	}
-	report("token keys", a.auth.Reload())
-	if a.certs != nil {
-		report("certificate", a.certs.load())
-	}
 }
 
 func (a *App) writeMetrics(w io.Writer) error {

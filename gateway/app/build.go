@@ -32,21 +32,14 @@ func (a *App) newAuth() (err error) {
 	return err
 }
 
-func (a *App) newPolicy() (err error) {
-	rules := make([]policy.Rule, len(a.cfg.Policy))
-	for i, r := range a.cfg.Policy {
-		rules[i] = policy.Rule{Tenants: r.Tenants, Routes: r.Routes}
-	}
-	a.policy, err = policy.New(rules)
+func (a *App) newPolicy() error {
+	rules, err := policy.New(policyRules(a.cfg.Policy))
+	a.policy.Store(rules)
 	return err
 }
 
 func (a *App) newLimits() (err error) {
-	tiers := make(map[string]limit.Tier, len(a.cfg.Tiers))
-	for name, t := range a.cfg.Tiers {
-		tiers[name] = limit.Tier{OpensPerMinute: t.OpensPerMinute, Burst: t.Burst, Tunnels: t.Tunnels, Streams: t.Streams}
-	}
-	a.limits, err = limit.New(limit.Config{Tiers: tiers, Metrics: a.metrics.Set()})
+	a.limits, err = limit.New(limit.Config{Tiers: limitTiers(a.cfg.Tiers), Metrics: a.metrics.Set()})
 	return err
 }
 
@@ -86,7 +79,7 @@ func (a *App) verify(ctx context.Context, token string) (session.Identity, error
 }
 
 func (a *App) opener() *session.Opener {
-	return session.NewOpener(session.OpenerConfig{Policy: a.policy, Limits: a.limits, Backends: dialer{a.backends}, Timeout: openTimeout, Slow: slowOpen,
+	return session.NewOpener(session.OpenerConfig{Policy: a, Limits: a.limits, Backends: dialer{a.backends}, Timeout: openTimeout, Slow: slowOpen,
 		Metrics: a.metrics.Set(), Now: time.Now})
 }
 

@@ -7,8 +7,10 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"strings"
 	"sync/atomic"
 
+	sharedconfig "fairlead/shared/config"
 	"fairlead/shared/errs"
 	"fairlead/shared/lifecycle"
 	"fairlead/shared/link"
@@ -43,12 +45,13 @@ type App struct {
 	quit      context.CancelCauseFunc
 	asked     context.Context // ends when the API asks to stop
 	draining  chan struct{}
+	setLevel  func(string) error
 	wasReady  atomic.Bool
 }
 
 // New builds a sidecar. Everything it listens on is bound when New returns.
 func New(cfg config.Config, opts Options) (_ *App, err error) {
-	a := &App{cfg: cfg, log: opts.Logger, draining: make(chan struct{})}
+	a := &App{cfg: cfg, log: opts.Logger, setLevel: opts.SetLevel, draining: make(chan struct{})}
 	a.asked, a.quit = context.WithCancelCause(context.Background())
 	if a.stack, err = lifecycle.NewStack(lifecycle.StackConfig{Log: opts.Logger}); err != nil {
 		return nil, err
@@ -158,6 +161,21 @@ func (a *App) WasReady() bool { return a.wasReady.Load() }
 
 // Changed returns a channel that is closed when the state of a tunnel changes next.
 func (a *App) Changed() <-chan struct{} { return a.pool.Changed() }
+
+// Reload takes a changed configuration. The log's level takes effect at once, tokens are read anew anyway; it says what
+// needs a restart. No connection is dropped for it.
+func (a *App) Reload(cfg config.Config) error {
+	changed := sharedconfig.Diff(a.cfg, cfg)
+	if a.setLevel != nil {
+		if err := a.setLevel(cfg.Log.Level); err != nil {
+			return err
+		}
+	}
+	applied, restart := sharedconfig.Split(changed, []string{"log.level"})
+	a.cfg.Log.Level = cfg.Log.Level
+	a.log.Info("configuration reloaded", "applied", strings.Join(applied, ", "), "needs_restart", strings.Join(restart, ", "))
+	return nil
+}
 
 // Run serves until ctx ends or the API asks to stop, then stops in order: connections first, for as long as
 // shutdown.drain, then the tunnels, then the API.
