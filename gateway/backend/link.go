@@ -151,9 +151,8 @@ func (l *link) endLocked(reason string) {
 	l.pool.removeLocked(l)
 }
 
-// hangUp closes the channels that are still open, waits a moment for the server to confirm, and closes the connection.
-// The SSH library offers no way to send SSH_MSG_DISCONNECT (RFC 4253 section 11.1); closed channels followed by the end
-// of the TCP connection are what sshd logs as "Connection closed by".
+// hangUp closes the channels that are still open, waits a moment for the server to confirm, and ends the connection with
+// a disconnect message.
 func (l *link) hangUp() {
 	l.set.mu.Lock()
 	conns := make([]*channelConn, 0, len(l.conns))
@@ -175,6 +174,7 @@ func (l *link) hangUp() {
 		}
 		break
 	}
+	disconnect(l.conn, "the gateway has no more use for the connection ("+l.reason+")")
 	_ = l.conn.Close()
 	<-l.broken
 }

@@ -1,0 +1,1 @@
+// Empty: lets the package declare a function without a body, which the linker finds elsewhere.
