@@ -214,7 +214,7 @@ func TestCommand(t *testing.T) {
 
 func TestCommandRefusesBadFlags(t *testing.T) {
 	for flags, want := range map[string]string{
-		"--peers nobody":      `there is no peer "nobody"; there are fairlead, relay-tcp`,
+		"--peers nobody":      `there is no peer "nobody"; there are fairlead, fairlead-64MiB, relay-tcp`,
 		"--scenarios nothing": `there is no scenario "nothing"; there are throughput`,
 		"--runs 0":            "--runs is 0",
 		"stray":               "unknown command",

@@ -45,7 +45,9 @@ func Run(ctx context.Context, c Config) (*report.Report, error) {
 				if err := ctx.Err(); err != nil {
 					return nil, err
 				}
-				r.one(ctx, run, peer, scenario)
+				if suits(peer, scenario.Name) {
+					r.one(ctx, run, peer, scenario)
+				}
 			}
 		}
 	}
@@ -53,6 +55,12 @@ func Run(ctx context.Context, c Config) (*report.Report, error) {
 		return nil, err
 	}
 	return r.report(), nil
+}
+
+// suits says whether a scenario is for the peer.
+func suits(peer peers.Peer, scenario string) bool {
+	picky, ok := peer.(peers.Picky)
+	return !ok || picky.Scenarios() == nil || slices.Contains(picky.Scenarios(), scenario)
 }
 
 // readyTimeout is how long a started peer may take until an echo comes back.

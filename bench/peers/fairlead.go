@@ -20,6 +20,7 @@ import (
 
 // Fairlead is this project's sidecar and gateway, with a passthrough route and no limits.
 type Fairlead struct {
+	window   string // to which windows grow, as in the configuration; empty: the default
 	bin      string // directory of the two programs
 	given    bool   // bin was given: nothing to build
 	once     sync.Once
@@ -35,8 +36,28 @@ func NewFairlead(bin, buildDir string) *Fairlead {
 	return &Fairlead{bin: buildDir}
 }
 
+// NewWideFairlead is NewFairlead with windows that grow to window, as "64MiB": for long paths.
+func NewWideFairlead(bin, buildDir, window string) *Fairlead {
+	f := NewFairlead(bin, buildDir)
+	f.window = window
+	return f
+}
+
 // Name implements Peer.
-func (*Fairlead) Name() string { return "fairlead" }
+func (f *Fairlead) Name() string {
+	if f.window != "" {
+		return "fairlead-" + f.window
+	}
+	return "fairlead"
+}
+
+// Scenarios implements Picky: wide windows matter on long paths only.
+func (f *Fairlead) Scenarios() []string {
+	if f.window != "" {
+		return []string{"rtt"}
+	}
+	return nil
+}
 
 // Available implements Peer.
 func (f *Fairlead) Available() (bool, string) {
@@ -78,6 +99,7 @@ type fairleadSite struct {
 	gateway, gatewayAdmin, sidecarAdmin  string // addresses
 	endpoint, target                     string // what the sidecar dials; what the route leads to
 	addrs                                Addrs
+	tunnel                               string // block of both configurations
 	gatewayConfigFile, sidecarConfigFile string
 }
 
@@ -85,6 +107,9 @@ func (f *Fairlead) start(s *starter) error {
 	site, err := newFairleadSite(s)
 	if err != nil {
 		return err
+	}
+	if f.window != "" {
+		site.tunnel = fmt.Sprintf("tunnel: {max_window: %s, memory: 1GiB}\n", f.window)
 	}
 	if err := os.WriteFile(site.gatewayConfigFile, site.gatewayConfig(), 0o600); err != nil {
 		return err
@@ -156,7 +181,7 @@ tiers:
   default: {opens_per_minute: 0, burst: 0, tunnels: 0, streams: 0, bandwidth: 0}
 store: {kind: memory}
 admin: {listen: %q}
-`, f.gateway, f.files.cert, f.files.key, f.secretFile, f.target, fairleadRoute, fairleadTenant, fairleadRoute, f.gatewayAdmin)
+%s`, f.gateway, f.files.cert, f.files.key, f.secretFile, f.target, fairleadRoute, fairleadTenant, fairleadRoute, f.gatewayAdmin, f.tunnel)
 }
 
 func (f *fairleadSite) sidecarConfig() []byte {
@@ -170,7 +195,7 @@ listeners:
   - {name: normal, listen: %[5]q, route: %[7]s, priority: normal}
   - {name: low, listen: %[6]q, route: %[7]s, priority: low}
 admin: {listen: %[8]q}
-`, f.endpoint, f.files.ca, f.tokenFile, f.addrs.High, f.addrs.Normal, f.addrs.Low, fairleadRoute, f.sidecarAdmin)
+%[9]s`, f.endpoint, f.files.ca, f.tokenFile, f.addrs.High, f.addrs.Normal, f.addrs.Low, fairleadRoute, f.sidecarAdmin, f.tunnel)
 }
 
 // token has the gateway make a token, as a developer would.

@@ -100,6 +100,7 @@ type Options struct {
 func All(opts Options) []Peer {
 	return []Peer{
 		NewFairlead(opts.FairleadBin, opts.BuildDir),
+		NewWideFairlead(opts.FairleadBin, opts.BuildDir, "64MiB"),
 		Relay{},
 		Relay{TLS: true},
 		OpenSSH{},
@@ -180,4 +181,9 @@ func await(ctx context.Context, p *proc.Process, what string, ready func() bool)
 		}
 	}
 	return nil
+}
+
+// Picky is a Peer that only some scenarios are for.
+type Picky interface {
+	Scenarios() []string // nil: all
 }

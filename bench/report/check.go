@@ -1,6 +1,10 @@
 package report
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
 
 // Target is what the product shall reach in one metric.
 type Target struct {
@@ -9,6 +13,9 @@ type Target struct {
 	Metric    string  // id of the metric
 	Limit     float64 // in the metric's unit, or a factor when Of is set
 	Of        Base    // what Limit is a factor of
+	Peer      string  // with OfPeer: whose figure
+	Plus      string  // id of a metric whose figure of the product is added to Limit; empty: none
+	Who       string  // the variant of the product that shall reach it; empty: the product as it comes
 	Goal      bool    // wished for, not demanded
 }
 
@@ -20,6 +27,7 @@ const (
 	Absolute    Base = iota // the limit is a figure itself
 	OfReference             // times the reference's figure
 	OfBestPeer              // times the best figure of the peers that are neither a bare relay nor the product
+	OfPeer                  // times the figure of one peer
 )
 
 // State is how a check ended.
@@ -53,9 +61,19 @@ func (r *Report) Check(targets []Target) {
 	for _, t := range targets {
 		at := slices.IndexFunc(r.Metrics, func(m Metric) bool { return m.ID == t.Metric })
 		if at >= 0 {
-			r.Checks = append(r.Checks, r.Metrics[at].check(t))
+			r.Checks = append(r.Checks, r.Metrics[at].check(t, r.own(t.Plus)))
 		}
 	}
+}
+
+// own is the product's figure in a metric; 0 without one.
+func (r *Report) own(metric string) float64 {
+	for _, m := range r.Metrics {
+		if m.ID == metric {
+			return m.Figures[Product].Median
+		}
+	}
+	return 0
 }
 
 // Missed says whether a demanded target was measured and missed.
@@ -63,17 +81,17 @@ func (r *Report) Missed() bool {
 	return slices.ContainsFunc(r.Checks, func(c Check) bool { return c.State == Missed && !c.Goal })
 }
 
-func (m *Metric) check(t Target) Check {
+func (m *Metric) check(t Target, plus float64) Check {
 	c := Check{
 		Name: t.Name, Criterion: t.Criterion, Metric: m.ID, Unit: m.Unit,
 		AtLeast: m.Higher, Goal: t.Goal, State: Unmeasured,
 	}
 	base, known := 1.0, true
 	if t.Of != Absolute {
-		c.Against, base, known = m.base(t.Of)
+		c.Against, base, known = m.base(t)
 	}
-	own, measured := m.Figures[Product]
-	c.Limit, c.Measured = t.Limit*base, own.Median
+	own, measured := m.Figures[cmp.Or(t.Who, Product)]
+	c.Limit, c.Measured = t.Limit*base+plus, own.Median
 	if !known || !measured {
 		return c
 	}
@@ -85,13 +103,17 @@ func (m *Metric) check(t Target) Check {
 }
 
 // base finds the figure that a relative target is measured against.
-func (m *Metric) base(of Base) (peer string, figure float64, ok bool) {
-	if of == OfReference {
+func (m *Metric) base(t Target) (peer string, figure float64, ok bool) {
+	switch t.Of {
+	case OfReference:
 		f, ok := m.Figures[Reference]
 		return Reference, f.Median, ok
+	case OfPeer:
+		f, ok := m.Figures[t.Peer]
+		return t.Peer, f.Median, ok
 	}
 	for name, f := range m.Figures {
-		if name == Product || name == Reference || name == "relay-tcp" {
+		if strings.HasPrefix(name, Product) || name == Reference || name == "relay-tcp" {
 			continue
 		}
 		better := f.Median < figure

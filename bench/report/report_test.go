@@ -88,7 +88,7 @@ func TestChecks(t *testing.T) {
 func TestBestPeerWhenMoreIsBetter(t *testing.T) {
 	m := Metric{Higher: true, Figures: map[string]Figure{
 		"fairlead": {Median: 9}, "relay-tcp": {Median: 8}, "relay-tls": {Median: 7}, "a": {Median: 1}, "b": {Median: 2}, "c": {Median: 2}}}
-	peer, figure, ok := m.base(OfBestPeer)
+	peer, figure, ok := m.base(Target{Of: OfBestPeer})
 	require.True(t, ok)
 	require.Equal(t, "b", peer)
 	require.InDelta(t, 2, figure, 0)
