@@ -11,18 +11,22 @@ import (
 	"github.com/spf13/cobra"
 
 	"fairlead/bench/compare"
+	"fairlead/bench/demo"
 	"fairlead/bench/load"
+	"fairlead/bench/matrix"
 	"fairlead/bench/peers"
+	"fairlead/shared/errs"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	root := &cobra.Command{Use: "bench", Short: "Demonstrate and measure fairlead", SilenceUsage: true, SilenceErrors: true}
-	root.AddCommand(compare.Command(), peers.RelayCommand(), load.ClientCommand(), load.ServerCommand())
+	root.AddCommand(demo.Command(), compare.Command(compare.WithTunnels(load.OpenTunnels)), matrix.Command(),
+		peers.RelayCommand(), load.ClientCommand(), load.ServerCommand())
 	err := root.ExecuteContext(ctx)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
+		os.Exit(errs.ExitCode(err))
 	}
 }

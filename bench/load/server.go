@@ -193,10 +193,14 @@ func (p *progress) tell(received uint64) error {
 }
 
 func serveDownload(conn *net.TCPConn, h header) error {
-	return send(context.Background(), conn, h) // ends with the connection
+	if err := send(context.Background(), conn, h); err != nil { // ends with the connection
+		return err
+	}
+	return conn.CloseWrite()
 }
 
-// send writes the content of h, all of it or until ctx ends or the receiver is gone, and ends the direction.
+// send writes the content of h, all of it or until ctx ends or the receiver is gone. It leaves the direction open: some
+// peers do not keep a half-close.
 func send(ctx context.Context, conn *net.TCPConn, h header) error {
 	s := newSource(h.seed)
 	for left := h.length; (h.length == 0 || left > 0) && ctx.Err() == nil; {
@@ -209,7 +213,7 @@ func send(ctx context.Context, conn *net.TCPConn, h header) error {
 			return err
 		}
 	}
-	return conn.CloseWrite()
+	return nil
 }
 
 // wentAway says whether err is that the other side left, which ends every unlimited transfer.

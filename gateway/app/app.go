@@ -6,10 +6,10 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
-	"fairlead/gateway/admin"
 	"fairlead/gateway/auth"
 	"fairlead/gateway/backend"
 	"fairlead/gateway/breaker"
@@ -18,6 +18,7 @@ import (
 	"fairlead/gateway/policy"
 	"fairlead/gateway/server"
 	"fairlead/gateway/session"
+	"fairlead/shared/adminapi"
 	"fairlead/shared/errs"
 	"fairlead/shared/lifecycle"
 	"fairlead/shared/logging"
@@ -47,7 +48,7 @@ type App struct {
 	backends *backend.Set
 	sessions *session.Registry
 	server   *server.Server
-	admin    *admin.Server
+	admin    *adminapi.Server
 	certs    *certificate
 	started  time.Time
 	stopping atomic.Bool
@@ -110,7 +111,7 @@ func (a *App) Run(ctx context.Context) error {
 	case <-running.Done():
 	}
 	a.stopping.Store(true)
-	a.log.Info("stopping", logging.FieldReason, stopReason(ctx), "drain", a.cfg.Shutdown.Drain.String())
+	a.log.Info("stopping", logging.FieldReason, a.reason(ctx), "drain", a.cfg.Shutdown.Drain.String())
 	a.drain()
 	stopErr := a.stop()
 	if a.certs != nil {
@@ -126,18 +127,27 @@ func (a *App) Run(ctx context.Context) error {
 	return nil
 }
 
-func stopReason(ctx context.Context) string {
-	if ctx.Err() != nil {
-		return context.Cause(ctx).Error()
+func (a *App) reason(ctx context.Context) string {
+	if sig, ok := lifecycle.SignalOf(ctx); ok {
+		return sig.Reason()
 	}
-	return "api"
+	if ctx.Err() != nil {
+		return "canceled"
+	}
+	if a.asked.Err() != nil {
+		return "api"
+	}
+	return "failure"
 }
 
-// drain waits for streams.
+// drain waits for streams, those of tunnels and plain ones.
 func (a *App) drain() {
 	ctx, cancel := context.WithTimeout(context.Background(), a.cfg.Shutdown.Drain)
 	defer cancel()
+	var plain sync.WaitGroup
+	plain.Go(func() { a.server.Drain(ctx) })
 	a.sessions.Drain(ctx, a.cfg.Shutdown.Drain, a.cfg.Shutdown.Drain/drainSpread)
+	plain.Wait()
 }
 
 // stopTime bounds what follows the drain: closing, not waiting.

@@ -151,12 +151,13 @@ func (a *App) newAdmin() (err error) {
 		EndTunnel: func(id string) bool {
 			return a.sessions.End(id, errs.New(errs.ShuttingDown, "an operator ended the tunnel"))
 		},
-		Backends:  func() any { return a.backendStatus() },
-		Effective: func() any { return a.opts.Effective },
-		Drain:     a.ask,
-		SetLevel:  setLevel,
-		Metrics:   a.writeMetrics,
-		Logger:    a.log,
+		Backends:   func() any { return a.backendStatus() },
+		SetBreaker: a.setBreaker,
+		Effective:  func() any { return a.opts.Effective },
+		Drain:      a.ask,
+		SetLevel:   setLevel,
+		Metrics:    a.writeMetrics,
+		Logger:     a.log,
 	})
 	if err == nil {
 		a.stack.Push("admin", a.admin.Shutdown)

@@ -2,7 +2,10 @@ package server
 
 import (
 	"context"
+	"errors"
 	"io"
+	"log/slog"
+	"net"
 	"strconv"
 	"sync"
 	"time"
@@ -25,7 +28,8 @@ type plainStreams struct {
 	mu     sync.Mutex
 	next   uint64
 	open   map[uint64]io.Closer
-	closed bool
+	closed bool          // no new ones
+	ended  bool          // the open ones were cut
 	idle   chan struct{} // closed when closed and nothing is open
 }
 
@@ -59,25 +63,40 @@ func (p *plainStreams) remove(id uint64) {
 	}
 }
 
-// close refuses new streams, waits for the open ones until ctx ends, and then cuts what is left.
-func (p *plainStreams) close(ctx context.Context) {
+// drain refuses new streams, and waits for the open ones until ctx ends.
+func (p *plainStreams) drain(ctx context.Context) {
 	p.mu.Lock()
-	first := !p.closed
-	p.closed = true
-	if first && len(p.open) == 0 {
+	if !p.closed && len(p.open) == 0 {
 		close(p.idle)
 	}
+	p.closed = true
 	p.mu.Unlock()
 	select {
 	case <-p.idle:
-		return
 	case <-ctx.Done():
 	}
+}
+
+// cut ends the streams that are open.
+func (p *plainStreams) cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.ended = true
 	for _, c := range p.open {
 		c.Close()
 	}
+}
+
+func (p *plainStreams) draining() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
+}
+
+func (p *plainStreams) wasCut() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ended
 }
 
 // stream serves GET /v1/stream/{route}: it connects the backend first, so that a refusal is an HTTP answer, then upgrades.
@@ -87,8 +106,12 @@ func (s *Server) stream(ctx *fasthttp.RequestCtx, route string) {
 		answer(ctx, err)
 		return
 	}
-	if !websocket.FastHTTPIsWebSocketUpgrade(ctx) {
+	if !upgrades(ctx) {
 		answer(ctx, errs.New(errs.BadRequest, "this address is for WebSocket upgrades"))
+		return
+	}
+	if s.plain.draining() {
+		answer(ctx, errs.New(errs.Draining, "this gateway takes no new streams"))
 		return
 	}
 	log := s.cfg.Logger.With(logging.FieldTenant, who.Tenant, logging.FieldSubject, who.Subject, logging.FieldPeer, peer, logging.FieldStream, "plain-"+strconv.FormatUint(ctx.ID(), 10))
@@ -116,52 +139,104 @@ func (s *Server) stream(ctx *fasthttp.RequestCtx, route string) {
 	}
 }
 
-// carry relays until one side ends. The client's close ends the backend's connection only after the backend has been told
-// the end and has had its say.
-func (s *Server) carry(c *websocket.Conn, opened *session.Opened, route string, log interface{ Info(string, ...any) }) {
+// lingerTime is how long a backend may go on after its client has closed. WebSocket has no half-close, so nothing of what it
+// still says arrives; but it shall see an end before its connection breaks.
+const lingerTime = 5 * time.Second
+
+// upgrades says whether the upgrader would take the request: what it would refuse must not have a backend dialled for it.
+func upgrades(ctx *fasthttp.RequestCtx) bool {
+	h := &ctx.Request.Header
+	return ctx.IsGet() && websocket.FastHTTPIsWebSocketUpgrade(ctx) && string(h.Peek("Sec-WebSocket-Version")) == "13" && len(h.Peek("Sec-WebSocket-Key")) > 0
+}
+
+// carry relays until one side ends.
+func (s *Server) carry(c *websocket.Conn, opened *session.Opened, route string, log *slog.Logger) {
 	defer opened.Conn.Close()
 	conn, err := ws.New(c, s.cfg.MaxMessage)
 	if err != nil {
-		log.Info("stream ended", append(logging.Error(err), logging.FieldRoute, route)...)
+		log.Error("cannot use a connection", logging.Error(err)...)
 		return
 	}
 	id, ok := s.plain.add(opened.Conn)
 	if !ok {
 		conn.Close(errs.CloseFrame(errs.New(errs.ShuttingDown, "the gateway is shutting down")))
 		conn.Abort()
+		conn.Wait()
 		return
 	}
 	defer s.plain.remove(id)
 	start := time.Now()
-	var up int64
-	upDone := make(chan struct{})
-	go func() {
-		defer close(upDone)
-		up = s.upload(conn, opened.Conn)
-	}()
-	down, err := copyBuffer(ws.NewBytes(conn), opened.Conn, plainBuffer)
-	if err != nil {
-		conn.Close(errs.CloseFrame(errs.Wrap(errs.BackendBroken, err, "route %s", route)))
-	} else {
-		conn.Close(errs.CloseNormal, "done")
+	up := s.upload(conn, opened.Conn)
+	down, broken, gone := pump(ws.NewBytes(conn), opened.Conn)
+	if gone != nil { // the backend may still be reading; to break its connection now could lose what is on the way to it
+		linger := time.AfterFunc(lingerTime, func() { opened.Conn.Close() })
+		_, _ = io.Copy(io.Discard, opened.Conn)
+		linger.Stop()
 	}
-	<-upDone // ends with the client's answer to the close, or a second later
+	err = s.verdict(broken, route)
+	conn.Close(errs.CloseFrame(err))
+	sent := <-up // the client answers the close, or a second passes
 	conn.Abort()
 	conn.Wait()
-	log.Info("stream ended", append(logging.Error(err), logging.FieldRoute, route, "sent", down, "received", up, "duration_ms", time.Since(start).Milliseconds())...)
-}
-
-// upload copies from the client to the backend. A client that ends in order half-closes the backend; one that breaks ends
-// it.
-func (s *Server) upload(conn *ws.Conn, backend relay.Conn) int64 {
-	n, err := copyBuffer(backend, ws.NewBytes(conn), plainBuffer)
-	if err != nil || backend.CloseWrite() != nil {
-		backend.Close()
+	if err == nil && gone != nil && !sent.orderly {
+		err = errs.Wrap(errs.LaneLost, gone, "writing to the client")
 	}
-	return n
+	log.Info("stream ended", append(logging.Error(err), logging.FieldRoute, route, "sent", down, "received", sent.n, "duration_ms", time.Since(start).Milliseconds())...)
 }
 
-// copyBuffer is io.CopyBuffer without its short cuts: they would bypass the counting and splice WebSocket frames' memory.
-func copyBuffer(dst io.Writer, src io.Reader, size int) (int64, error) {
-	return io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, make([]byte, size))
+// verdict is how a stream ended whose backend was read until broken; nil when that was its end.
+func (s *Server) verdict(broken error, route string) error {
+	switch {
+	case s.plain.wasCut():
+		return errs.New(errs.ShuttingDown, "the gateway is shutting down")
+	case broken != nil && !errors.Is(broken, net.ErrClosed): // we close it only when the client has gone
+		return errs.Wrap(errs.BackendBroken, broken, "route %s: the backend's connection broke", route)
+	}
+	return nil
+}
+
+// uploaded is how the direction to the backend ended.
+type uploaded struct {
+	n       int64
+	orderly bool // by a close frame of the client
+}
+
+// upload copies from the client to the backend, in a goroutine that ends with the WebSocket. A client that ends in order
+// half-closes the backend; one that breaks ends it.
+func (s *Server) upload(conn *ws.Conn, backend relay.Conn) <-chan uploaded {
+	result := make(chan uploaded, 1)
+	go func() {
+		var u uploaded
+		defer func() { result <- u }()
+		defer s.recovered()
+		n, broken, refused := pump(backend, ws.NewBytes(conn))
+		u = uploaded{n: n, orderly: broken == nil && refused == nil}
+		if !u.orderly || backend.CloseWrite() != nil {
+			backend.Close()
+			return
+		}
+		time.AfterFunc(lingerTime, func() { backend.Close() })
+	}()
+	return result
+}
+
+// pump copies until src ends, and tells apart whether reading or writing failed.
+func pump(dst io.Writer, src io.Reader) (n int64, readErr, writeErr error) {
+	buf := make([]byte, plainBuffer)
+	for {
+		got, err := src.Read(buf)
+		if got > 0 {
+			put, writeErr := dst.Write(buf[:got])
+			n += int64(put)
+			if writeErr != nil {
+				return n, nil, writeErr
+			}
+		}
+		if err == io.EOF {
+			return n, nil, nil
+		}
+		if err != nil {
+			return n, err, nil
+		}
+	}
 }

@@ -3,6 +3,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -22,6 +23,7 @@ import (
 
 	"fairlead/gateway/session"
 	"fairlead/shared/errs"
+	"fairlead/shared/lifecycle"
 	"fairlead/shared/link"
 	"fairlead/shared/logging"
 	"fairlead/shared/ws"
@@ -51,6 +53,8 @@ const (
 	writeTimeout = 10 * time.Second
 	idleTimeout  = 30 * time.Second
 	upgradeTime  = 10 * time.Second // from the answer to an upgrade until its handler must have begun
+	maxRoute     = 255              // bytes of a route's name; no route has a longer one
+	maxLogged    = 128              // bytes of a stranger's text in a log line
 )
 
 // Server serves the public listener.
@@ -62,7 +66,10 @@ type Server struct {
 	plain    *plainStreams
 	ctx      context.Context // of requests: a RequestCtx is reused memory once its handler has returned
 	end      context.CancelFunc
-	served   sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool           // no more upgraded connections
+	served sync.WaitGroup // upgraded connections
 }
 
 // New binds the listener.
@@ -98,8 +105,12 @@ func New(cfg Config) (*Server, error) {
 		MaxRequestBodySize: bodyLimit,
 		// With the default, Close on a hijacked connection does nothing and its wrapper is reused for other clients.
 		KeepHijackedConns: true,
-		CloseOnShutdown:   true,
-		Logger:            httpLogger{cfg.Logger},
+		// A tunnel would keep the buffer its header was read with, which is a third of all that it needs when idle.
+		ReduceMemoryUsage: true,
+		// Without it, messages about a malformed request quote its header, and with it the token.
+		SecureErrorLogMessage: true,
+		CloseOnShutdown:       true,
+		Logger:                httpLogger{cfg.Logger},
 	}
 	return s, nil
 }
@@ -115,12 +126,20 @@ func (s *Server) Serve() error {
 	return nil
 }
 
+// Drain refuses new plain streams from now on, and waits for the open ones until ctx ends.
+func (s *Server) Drain(ctx context.Context) { s.plain.drain(ctx) }
+
 // Shutdown stops accepting, and waits for requests and plain streams until ctx ends; then plain streams are cut. Tunnels are
 // the registry's.
 func (s *Server) Shutdown(ctx context.Context) error {
 	defer s.end()
 	err := s.http.ShutdownWithContext(ctx)
-	s.plain.close(ctx)
+	_ = s.listener.Close() // closed already, unless Serve has not begun: fasthttp knows the listener only from then on
+	s.plain.drain(ctx)
+	s.plain.cut()
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
@@ -134,11 +153,22 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 }
 
+// enter counts an upgraded connection, unless the server has stopped.
+func (s *Server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.served.Add(1)
+	return true
+}
+
 // handle routes a request. fasthttp recovers from nothing, so a panic is answered here.
 func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.cfg.Logger.Error("panic in a request", "code", errs.Panicked.String(), "panic", p, logging.FieldStack, string(debug.Stack()))
+			s.cfg.Logger.Error("panic in a request", logging.FieldCode, errs.Panicked.String(), "panic", fmt.Sprint(p), logging.FieldStack, string(debug.Stack()))
 			answer(ctx, errs.New(errs.Internal, "internal error"))
 		}
 	}()
@@ -151,7 +181,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 		s.ready(ctx)
 	case path == "/v1/tunnel":
 		s.tunnel(ctx)
-	case isStream && route != "":
+	case isStream && route != "" && len(route) <= maxRoute:
 		s.stream(ctx, route)
 	default:
 		answer(ctx, errs.New(errs.NotFound, "there is nothing at %.100q", path))
@@ -173,7 +203,7 @@ func (s *Server) authenticate(ctx *fasthttp.RequestCtx) (who session.Identity, p
 	if err = s.cfg.Handshake(addr); err == nil {
 		who, err = s.cfg.Verify(s.ctx, string(ctx.Request.Header.Peek("Authorization")))
 	}
-	path := string(ctx.Path())
+	path := clip(string(ctx.Path()))
 	if err != nil {
 		s.count("refused", errs.CodeOf(err).String())
 		s.cfg.Logger.Warn("authentication refused", append(logging.Error(err), logging.FieldPeer, peer, "path", path)...)
@@ -182,6 +212,13 @@ func (s *Server) authenticate(ctx *fasthttp.RequestCtx) (who session.Identity, p
 	s.count("accepted", "")
 	s.cfg.Logger.Info("authenticated", logging.FieldTenant, who.Tenant, logging.FieldSubject, who.Subject, "token_id", who.TokenID, logging.FieldPeer, peer, "path", path)
 	return who, peer, nil
+}
+
+func clip(s string) string {
+	if len(s) > maxLogged {
+		return s[:maxLogged] + "…"
+	}
+	return s
 }
 
 func (s *Server) count(result, code string) {
@@ -199,28 +236,45 @@ func (s *Server) tunnel(ctx *fasthttp.RequestCtx) {
 		return
 	}
 	_ = s.upgrader.Upgrade(ctx, func(c *websocket.Conn) { // a refusal is answered by the upgrader
-		s.hijacked(c, func() {
-			conn, err := ws.New(c, s.cfg.MaxMessage)
-			if err != nil {
-				s.cfg.Logger.Error("cannot use a connection", logging.Error(err)...)
-				return
-			}
+		if err := s.handOver(c, who, peer); err != nil {
+			s.cfg.Logger.Error("cannot use a connection", logging.Error(err)...)
+			c.Close()
+		}
+	})
+}
+
+// handOver gives an upgraded connection to the registry. When it returns, fasthttp takes the request's memory back; the
+// connection stays the registry's (KeepHijackedConns).
+func (s *Server) handOver(c *websocket.Conn, who session.Identity, peer string) (err error) {
+	if !s.enter() {
+		return errs.New(errs.ShuttingDown, "the gateway is shutting down")
+	}
+	defer s.served.Done()
+	return lifecycle.Guard(s.cfg.Logger, "handshake", func() error {
+		conn, err := ws.New(c, s.cfg.MaxMessage)
+		if err == nil {
 			s.cfg.Sessions.Serve(conn, who, peer)
-		})
+		}
+		return err
 	})
 }
 
 // hijacked runs a handler of an upgraded connection: it is closed afterwards, whatever happens, because fasthttp does not.
 func (s *Server) hijacked(c *websocket.Conn, f func()) {
-	s.served.Add(1)
-	defer s.served.Done()
 	defer c.Close()
-	defer func() {
-		if p := recover(); p != nil {
-			s.cfg.Logger.Error("panic in a connection", "code", errs.Panicked.String(), "panic", p, logging.FieldStack, string(debug.Stack()))
-		}
-	}()
+	if !s.enter() {
+		return
+	}
+	defer s.served.Done()
+	defer s.recovered()
 	f()
+}
+
+// recovered ends a panic: it costs the connection, not the process.
+func (s *Server) recovered() {
+	if p := recover(); p != nil {
+		s.cfg.Logger.Error("panic in a connection", logging.FieldCode, errs.Panicked.String(), "panic", fmt.Sprint(p), logging.FieldStack, string(debug.Stack()))
+	}
 }
 
 func offers(ctx *fasthttp.RequestCtx, protocol string) bool {
@@ -233,16 +287,17 @@ func offers(ctx *fasthttp.RequestCtx, protocol string) bool {
 }
 
 // clientAddr is the address of the client: the first one, from the right, in X-Forwarded-For that is no trusted proxy's,
-// if the connection comes from a trusted proxy.
+// if the connection comes from a trusted proxy. Proxies that add a header of their own instead of extending the client's
+// add it as the last one, so all of them count, in their order.
 func (s *Server) clientAddr(ctx *fasthttp.RequestCtx) netip.Addr {
 	addr := peerAddr(ctx.RemoteAddr())
-	forwarded := strings.Split(string(ctx.Request.Header.Peek("X-Forwarded-For")), ",")
+	forwarded := strings.Split(string(bytes.Join(ctx.Request.Header.PeekAll("X-Forwarded-For"), []byte(","))), ",")
 	for i := len(forwarded) - 1; i >= 0 && s.trusted(addr); i-- {
 		next, err := netip.ParseAddr(strings.TrimSpace(forwarded[i]))
 		if err != nil {
 			break
 		}
-		addr = next.Unmap()
+		addr = next.WithZone("").Unmap()
 	}
 	return addr
 }

@@ -79,8 +79,8 @@ func New(cfg Config) *Registry {
 	return r
 }
 
-// Serve performs the handshake on a new connection and runs it as a lane until it ends. The connection is closed when
-// Serve returns. who is what the token of the upgrade says.
+// Serve takes a new connection over: it performs the handshake, and leaves the connection to run as a lane in a goroutine
+// of the registry, which keeps less stack than its caller needed to get here. who is what the token of the upgrade says.
 func (r *Registry) Serve(conn link.Conn, who Identity, peer string) {
 	log := r.cfg.Logger.With(logging.FieldTenant, who.Tenant, logging.FieldSubject, who.Subject, logging.FieldPeer, peer)
 	if !r.enter() {
@@ -96,7 +96,11 @@ func (r *Registry) Serve(conn link.Conn, who Identity, peer string) {
 		refuse(conn, err)
 		return
 	}
-	s.run(lane)
+	r.wg.Add(1)
+	go func() {
+		defer r.wg.Done()
+		s.run(lane)
+	}()
 }
 
 // Opener serves opens outside tunnels too.
@@ -149,6 +153,7 @@ func (r *Registry) accept(hs *link.Handshake, who Identity, peer string, log *sl
 	cfg.Logger = log
 	cfg.Accept = s.serve
 	cfg.Renew = s.renew
+	cfg.Ended = s.reap
 	tunnel, lane, err := hs.Accept(cfg)
 	if err != nil {
 		release()
@@ -156,12 +161,21 @@ func (r *Registry) accept(hs *link.Handshake, who Identity, peer string, log *sl
 	}
 	s.tunnel = tunnel
 	s.log = log.With(logging.FieldTunnel, s.id())
-	s.expiry = time.AfterFunc(time.Until(who.Expires), s.expired)
 	if !r.add(s) {
 		tunnel.Close(errs.New(errs.ShuttingDown, "the gateway is shutting down"))
 	}
+	s.watchExpiry(who)
 	s.log.Info("tunnel connected", "token_expires", who.Expires.UTC().Format(time.RFC3339))
 	return s, lane, nil
+}
+
+// watchExpiry ends the tunnel when its token expires, unless it is over already.
+func (s *session) watchExpiry(who Identity) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tunnel.Err() == nil {
+		s.expiry = time.AfterFunc(time.Until(who.Expires), s.expired)
+	}
 }
 
 // add registers a session, unless the registry has closed meanwhile; its lane runs in any case, to tell the sidecar.
@@ -172,8 +186,7 @@ func (r *Registry) add(s *session) bool {
 	if r.draining != nil {
 		s.tunnel.SendGoAway(*r.draining)
 	}
-	r.wg.Add(1)
-	go s.reap()
+	r.wg.Add(1) // reap gives it back
 	return !r.closed
 }
 
@@ -184,6 +197,7 @@ func (r *Registry) resume(hs *link.Handshake, id link.ID, who Identity, log *slo
 	unknown := errs.New(errs.TunnelUnknown, "there is no tunnel %s to resume here", id.String())
 	r.mu.Lock()
 	s, ok := r.sessions[id]
+	draining := r.draining
 	r.mu.Unlock()
 	if !ok {
 		r.lost.Inc()
@@ -205,6 +219,9 @@ func (r *Registry) resume(hs *link.Handshake, id link.ID, who Identity, log *slo
 	}
 	r.resumed.Inc()
 	s.take(who)
+	if draining != nil { // the lane that was lost may have taken the notice with it
+		s.tunnel.SendGoAway(*draining)
+	}
 	s.log.Info("tunnel resumed", "epoch", s.tunnel.Stats().Epoch)
 	return s, lane, nil
 }
@@ -229,17 +246,21 @@ func (s *session) run(lane *link.Lane) {
 	}
 	s.log.Info("tunnel detached", append(logging.Error(err), "held_for", s.r.cfg.ResumeTTL.String())...)
 	s.orphan = time.AfterFunc(s.r.cfg.ResumeTTL, func() {
+		if s.tunnel.Attached() { // resumed at the last moment; its lane starts the time anew
+			return
+		}
 		s.r.lost.Inc()
 		s.tunnel.Close(errs.New(errs.TunnelLost, "no lane came within %v", s.r.cfg.ResumeTTL))
 	})
 }
 
-// reap waits for the tunnel's end and forgets it.
+// reap forgets a tunnel that is over.
 func (s *session) reap() {
 	defer s.r.wg.Done()
-	<-s.tunnel.Done()
 	s.mu.Lock()
-	s.expiry.Stop()
+	if s.expiry != nil {
+		s.expiry.Stop()
+	}
 	if s.orphan != nil {
 		s.orphan.Stop()
 	}
@@ -259,7 +280,9 @@ func (s *session) take(who Identity) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.who.Store(&who)
-	s.expiry.Reset(time.Until(who.Expires))
+	if s.expiry != nil {
+		s.expiry.Reset(time.Until(who.Expires))
+	}
 }
 
 func (s *session) expired() {
@@ -316,7 +339,7 @@ func streamAttrs(st *link.Stream) []any {
 	req := st.Request()
 	attrs := []any{logging.FieldStream, strconv.FormatUint(uint64(st.ID()), 10), "app", req.Peer}
 	if req.Trace != "" {
-		attrs = append(attrs, logging.FieldTrace, req.Trace)
+		attrs = append(attrs, logging.FieldTrace, link.TraceID(req.Trace))
 	}
 	return attrs
 }

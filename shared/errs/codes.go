@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // Info is what is known about a code: for people (title, advice) and for each way that a failure is told.
@@ -202,7 +203,7 @@ func CloseFrame(err error) (code int, reason string) {
 		return CloseNormal, "done"
 	}
 	e := From(err)
-	reason = e.Code.String() + " " + e.Message
+	reason = strings.ToValidUTF8(e.Code.String()+" "+e.Message, "?") // else the peer must fail the connection
 	if len(reason) > 123 {
 		reason = truncateUTF8(reason, 120) + "…"
 	}

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"runtime/debug"
 	"time"
 
 	"fairlead/shared/errs"
@@ -10,7 +11,9 @@ import (
 // newest is sent.
 type tunnelControl struct {
 	token     string  // client: to be sent
-	goAway    *GoAway // gateway: to be sent
+	goAway    *GoAway // gateway: to be sent once on each lane
+	goAwayAt  time.Time
+	goAwayDue bool
 	answer    *errs.Error
 	answered  bool      // gateway: the answer to AUTH is to be sent
 	expires   time.Time // of the token that was taken
@@ -31,9 +34,9 @@ func (c *tunnelControl) frame(out *outgoing, scratch []byte) bool {
 			e = &errs.Error{}
 		}
 		out.set(header{kind: typeAuth, flags: flagAnswer, offset: uint64(max(c.expires.Unix(), 0))}, appendFailure(scratch, e))
-	case c.goAway != nil:
-		out.set(header{kind: typeGoAway}, c.goAway.append(scratch))
-		c.goAway = nil
+	case c.goAwayDue:
+		c.goAwayDue = false
+		out.set(header{kind: typeGoAway}, c.goAway.after(time.Since(c.goAwayAt)).append(scratch))
 	default:
 		return false
 	}
@@ -94,7 +97,8 @@ func (t *Tunnel) onEnd(p []byte) error {
 	t.lane = nil // nothing to tell the peer
 	t.end(e, false)
 	t.lane = lane
-	return e
+	lane.leaving = time.AfterFunc(farewellTime, lane.conn.Abort) // its close frame follows
+	return nil
 }
 
 // onOpen begins a stream that the sidecar opened.
@@ -116,7 +120,7 @@ func (t *Tunnel) onOpen(h header, p []byte) error {
 		return t.refuse(h.stream, req)
 	}
 	s := t.addStream(h.stream, req)
-	t.handlers.Add(1)
+	t.handlers.Add()
 	go t.serve(s)
 	return nil
 }
@@ -228,15 +232,15 @@ func (s *Stream) onCredit(h header, p []byte) error {
 	return s.acknowledge(consumed, h.offset, h.flags&flagFin != 0)
 }
 
-// markOpened notes that the backend is connected. Called with mu held.
+// markOpened notes that the backend is connected. Called with mu held, which it gives up while it tells.
 func (s *Stream) markOpened() {
 	if !s.opened.IsZero() {
 		return
 	}
 	s.opened = time.Now()
 	s.readable.Broadcast()
-	if s.t.cfg.Opened != nil {
-		s.t.cfg.Opened(s)
+	if opened := s.t.cfg.Opened; opened != nil {
+		s.t.unlocked(func() { opened(s) })
 	}
 }
 
@@ -255,7 +259,7 @@ func (t *Tunnel) onAuth(h header, p []byte) error {
 		t.tctl.nextToken = string(p)
 	default:
 		t.tctl.checking = true
-		t.handlers.Add(1)
+		t.handlers.Add()
 		go t.renew(string(p))
 	}
 	return nil
@@ -265,7 +269,7 @@ func (t *Tunnel) onAuth(h header, p []byte) error {
 func (t *Tunnel) renew(token string) {
 	defer t.handlers.Done()
 	for {
-		expires, err := t.cfg.Renew(token)
+		expires, err := t.checkToken(token)
 		t.mu.Lock()
 		if token = t.tctl.nextToken; token != "" {
 			t.tctl.nextToken = ""
@@ -280,6 +284,17 @@ func (t *Tunnel) renew(token string) {
 	}
 }
 
+// checkToken is Config.Renew, whose fault must not take the process down.
+func (t *Tunnel) checkToken(token string) (expires time.Time, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			t.cfg.Logger.Error("panic while checking a token", "code", errs.Panicked.String(), "panic", p, "stack", string(debug.Stack()))
+			err = errs.New(errs.Panicked, "a fault while checking the token")
+		}
+	}()
+	return t.cfg.Renew(token)
+}
+
 func (t *Tunnel) onAuthAnswer(h header, p []byte) error {
 	if h.flags&flagAnswer == 0 {
 		return violation("AUTH without an answer from the gateway")
@@ -292,11 +307,11 @@ func (t *Tunnel) onAuthAnswer(h header, p []byte) error {
 	if t.cfg.Renewed == nil {
 		return nil
 	}
-	if e.Code == 0 {
-		t.cfg.Renewed(nil)
-	} else {
-		t.cfg.Renewed(e)
+	var answer error
+	if e.Code != 0 {
+		answer = e
 	}
+	t.unlocked(func() { t.cfg.Renewed(answer) })
 	return nil
 }
 
@@ -308,7 +323,7 @@ func (t *Tunnel) onGoAway(p []byte) error {
 	case !t.client:
 		return violation("GOAWAY from the sidecar")
 	case t.cfg.GoAway != nil:
-		t.cfg.GoAway(g)
+		t.unlocked(func() { t.cfg.GoAway(g) })
 	}
 	return nil
 }

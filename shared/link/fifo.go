@@ -2,6 +2,23 @@ package link
 
 import "slices"
 
+// segments is a run of payload without gaps.
+type segments struct{ fifo[segment] }
+
+// tack appends p to the last buffer if all of it has space there. A lane may be writing the front of that buffer; what is
+// appended lies behind it.
+func (q *segments) tack(p []byte) bool {
+	if q.len() == 0 {
+		return false
+	}
+	last := q.at(q.len() - 1)
+	if len(last.buf.b)-int(last.end) < len(p) {
+		return false
+	}
+	last.end += int32(copy(last.buf.b[last.end:], p))
+	return true
+}
+
 // fifo is a queue in one slice; popped places are reused, so a steady queue allocates nothing.
 type fifo[T any] struct {
 	items []T
@@ -13,7 +30,7 @@ func (q *fifo[T]) len() int { return len(q.items) - q.head }
 func (q *fifo[T]) at(i int) *T { return &q.items[q.head+i] }
 
 func (q *fifo[T]) push(v T) {
-	if q.head > 0 && len(q.items) == cap(q.items) {
+	if 2*q.head >= len(q.items) && q.head > 0 && len(q.items) == cap(q.items) { // no more is moved than was popped
 		n := copy(q.items, q.items[q.head:])
 		clear(q.items[n:])
 		q.items, q.head = q.items[:n], 0

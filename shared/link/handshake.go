@@ -23,9 +23,9 @@ func proof(key [keySize]byte, id ID, epoch uint64, nonce []byte) (p [proofSize]b
 	return p
 }
 
-// handshaking bounds f, which reads from conn, by ctx: when ctx ends, the connection does.
-func handshaking(ctx context.Context, conn Conn, f func() error) error {
-	stop := context.AfterFunc(ctx, conn.Abort)
+// handshaking bounds f, which reads from conn, by ctx: when ctx ends, end is called, which makes reads fail.
+func handshaking(ctx context.Context, end func(), f func() error) error {
+	stop := context.AfterFunc(ctx, end)
 	err := f()
 	if stop() || ctx.Err() == nil {
 		return err
@@ -33,7 +33,11 @@ func handshaking(ctx context.Context, conn Conn, f func() error) error {
 	if cause := context.Cause(ctx); !errors.Is(cause, context.DeadlineExceeded) {
 		return errs.Wrap(errs.Canceled, cause, "the handshake of the link")
 	}
-	return errs.Wrap(errs.HandshakeLate, err, "the peer did not complete the handshake of the link in time")
+	return late(err)
+}
+
+func late(cause error) error {
+	return errs.Wrap(errs.HandshakeLate, cause, "the peer did not complete the handshake of the link in time")
 }
 
 func send(conn Conn, kind frameType, payload []byte) error {
@@ -75,10 +79,13 @@ func (l limits) check() error {
 
 // greetGateway is the sidecar's half of the handshake: it answers the gateway's CHALLENGE with HELLO.
 func greetGateway(ctx context.Context, conn Conn, h hello, key [keySize]byte) (w welcome, rtt time.Duration, err error) {
-	err = handshaking(ctx, conn, func() error {
+	err = handshaking(ctx, conn.Abort, func() error {
 		nonce, err := expect(conn, typeChallenge)
 		if err != nil {
 			return err
+		}
+		if len(nonce) != nonceSize {
+			return violation("CHALLENGE with a nonce of %d bytes, not %d", len(nonce), nonceSize)
 		}
 		if h.tunnel != (ID{}) {
 			h.proof = proof(key, h.tunnel, h.epoch, nonce)
@@ -138,6 +145,9 @@ func (t *Tunnel) Resume(ctx context.Context, conn Conn) (*Lane, error) {
 	if w.tunnel != t.id {
 		return nil, violation("the gateway resumed another tunnel than was asked for")
 	}
+	if t.lane != nil && t.lane.epoch > h.epoch {
+		return nil, errs.New(errs.Displaced, "lane %d comes after lane %d", h.epoch, t.lane.epoch)
+	}
 	t.peer = w.limits
 	t.rtt.add(rtt)
 	l := t.newLane(conn, h.epoch, false)
@@ -157,7 +167,14 @@ type Handshake struct {
 func Greet(ctx context.Context, conn Conn) (*Handshake, error) {
 	hs := &Handshake{conn: conn}
 	rand.Read(hs.nonce[:]) // never fails (crypto/rand)
-	err := handshaking(ctx, conn, func() error {
+	end := func() {
+		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+			conn.Close(errs.CloseFrame(late(nil))) // says why, and lets reads fail soon
+		} else {
+			conn.Abort()
+		}
+	}
+	err := handshaking(ctx, end, func() error {
 		sent := time.Now()
 		if err := send(conn, typeChallenge, hs.nonce[:]); err != nil {
 			return err

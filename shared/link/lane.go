@@ -18,7 +18,8 @@ type Lane struct {
 
 	// Guarded by t.mu.
 	wake     sync.Cond // the writer waits here for work
-	idle     bool      // the writer waits
+	idle     bool      // nobody writes; the writer waits
+	inline   bool      // a sender does the writer's work
 	stopped  bool      // the writer must end
 	cause    error     // why this side ended the lane, if it did
 	farewell *errs.Error
@@ -32,6 +33,7 @@ type Lane struct {
 	maxFrame int       // payload of a DATA frame, bytes; follows the lane's rate
 	rateFrom time.Time // start of the busy period that is measured; zero when idle
 	rateSent int       // bytes since
+	flushed  time.Time // the last time
 }
 
 const (
@@ -116,7 +118,7 @@ func (l *Lane) displace() {
 	l.cause = errs.New(errs.Displaced, "lane %d is displaced by a newer one", l.epoch)
 	l.stopped = true
 	l.wake.Signal()
-	l.t.handlers.Add(1)
+	l.t.handlers.Add()
 	go func() {
 		defer l.t.handlers.Done()
 		l.conn.Close(errs.CloseFrame(l.cause))
@@ -142,8 +144,7 @@ func (l *Lane) recovered() {
 	}
 }
 
-// writeLoop puts frames on the lane in the scheduler's order. Small ones gather in the write buffer until nothing more is
-// ready; none waits for a timer.
+// writeLoop writes whatever becomes ready and is not written by whoever made it so.
 func (l *Lane) writeLoop() {
 	t := l.t
 	var out outgoing
@@ -151,39 +152,96 @@ func (l *Lane) writeLoop() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for !l.stopped {
-		if !l.next(&out, scratch) {
-			if l.conn.Buffered() > 0 {
-				t.mu.Unlock()
-				err := l.flush()
-				t.mu.Lock()
-				l.wrote(err)
-				continue
-			}
-			if l.parted {
-				t.mu.Unlock()
-				l.close()
-				t.mu.Lock()
-				return
-			}
+		switch {
+		case l.inline: // it signals when it leaves work, or else whoever has some does
+			l.wake.Wait()
+			l.idle = false // the sender may have set it on leaving
+		case l.step(&out, scratch):
+		case l.parted:
+			_ = l.unlocked(l.close)
+			return
+		default:
 			l.idle, l.rateFrom = true, time.Time{}
 			l.wake.Wait()
 			l.idle = false
-			continue
 		}
-		limit := min(flushAt, l.maxFrame)
-		t.mu.Unlock()
-		err := l.conn.Write(out.head[:], out.payload)
-		if err == nil && l.conn.Buffered() >= limit {
-			err = l.flush()
-		}
-		t.count.framesSent.Add(1)
-		t.mu.Lock()
+	}
+	for l.inline { // the connection is used until the sender leaves
+		l.wake.Wait()
+	}
+}
+
+// step puts the next frame on the lane, in the scheduler's order, or flushes when there is none: small frames gather until
+// nothing more is ready, none waits for a timer. It says whether there was anything to do. Called with mu held, which it
+// gives up while it writes.
+func (l *Lane) step(out *outgoing, scratch []byte) bool {
+	if l.next(out, scratch) {
+		err := l.put(out, min(flushAt, l.maxFrame))
 		if out.buf != nil {
 			out.buf.Release()
 			out.buf = nil
 		}
 		l.wrote(err)
+		return true
 	}
+	if l.conn.Buffered() == 0 {
+		return false
+	}
+	l.wrote(l.unlocked(l.flush))
+	return true
+}
+
+// inlineSteps is how much a sender does of the writer's work before it leaves the rest to it.
+const inlineSteps = 4
+
+// On a lane that was flushed less than gatherTime ago, small frames are likely to come in company: they are left to the
+// lane's goroutine, which finds several by the time that it runs.
+const gatherTime = 200 * time.Microsecond
+
+// writeNow lets the caller, who has made n bytes ready, be the writer for a moment: to wake the lane's own goroutine costs
+// more than to write a large frame or a lonely one. The caller may wait for the network, so it must not be a lane's
+// reader. Called with mu held, which it gives up while it writes.
+func (t *Tunnel) writeNow(n int) {
+	l := t.lane
+	if l == nil || !l.idle || l.stopped || !l.synced {
+		return // a writer is at it, or there is none
+	}
+	if n < flushAt/2 && time.Since(l.flushed) < gatherTime {
+		t.wakeLane()
+		return
+	}
+	l.idle, l.inline = false, true
+	var out outgoing
+	var scratch [64]byte // control frames that need more grow a slice of their own
+	more := true
+	for i := 0; i < inlineSteps && more && !l.stopped; i++ {
+		more = l.step(&out, scratch[:0])
+	}
+	l.inline = false
+	if more || l.stopped || l.farewell != nil {
+		l.wake.Signal()
+		return
+	}
+	l.idle, l.rateFrom = true, time.Time{}
+}
+
+// put writes one frame, and flushes from limit bytes on. Called with mu held, which it gives up meanwhile.
+func (l *Lane) put(out *outgoing, limit int) (err error) {
+	l.t.mu.Unlock()
+	defer l.t.mu.Lock()
+	l.t.count.framesSent.Add(1)
+	err = l.conn.Write(out.head[:], out.payload)
+	if err == nil && l.conn.Buffered() >= limit {
+		err = l.flush()
+	}
+	return err
+}
+
+// unlocked calls f without mu. Called with mu held.
+func (l *Lane) unlocked(f func() error) error {
+	l.t.mu.Unlock()
+	defer l.t.mu.Lock()
+	return f()
 }
 
 // wrote notes a failed write: the lane is lost. Called with mu held.
@@ -200,6 +258,7 @@ func (l *Lane) flush() error {
 		l.rateFrom, l.rateSent = time.Now(), 0
 	}
 	err := l.conn.Flush()
+	l.flushed = time.Now()
 	l.rateSent += n
 	if l.rateSent < 4*minFrame {
 		return err
@@ -250,12 +309,13 @@ func (l *Lane) part(out *outgoing, scratch []byte) {
 }
 
 // close sends the close frame that fits the farewell.
-func (l *Lane) close() {
+func (l *Lane) close() error {
 	if l.normal {
 		l.conn.Close(errs.CloseNormal, "done")
-		return
+	} else {
+		l.conn.Close(errs.CloseFrame(l.farewell))
 	}
-	l.conn.Close(errs.CloseFrame(l.farewell))
+	return nil
 }
 
 // readLoop takes frames until the connection ends or the peer breaks a rule. It never waits for a consumer.
@@ -285,12 +345,15 @@ func (l *Lane) readFrame(r io.Reader) error {
 		return err
 	}
 	l.t.count.framesReceived.Add(1)
+	keep := false
 	l.t.mu.Lock()
-	keep, err := l.dispatch(h, buf, n)
-	if !keep {
-		buf.Release()
-	}
-	l.t.mu.Unlock()
+	defer func() { // also after a panic: what runs foreign code without mu has taken it again
+		if !keep {
+			buf.Release()
+		}
+		l.t.mu.Unlock()
+	}()
+	keep, err = l.dispatch(h, buf, n)
 	return err
 }
 

@@ -3,6 +3,7 @@ package link
 import (
 	"encoding/binary"
 	"encoding/hex"
+	"strings"
 	"time"
 
 	"fairlead/shared/errs"
@@ -21,6 +22,7 @@ const (
 	maxRoute   = 255
 	maxPeer    = 255
 	maxTrace   = 255
+	maxReplica = 255
 	maxToken   = 16 << 10
 	maxMessage = 1 << 10
 )
@@ -89,7 +91,7 @@ func (w welcome) append(b []byte) []byte {
 	b = append(b, w.key[:]...)
 	b = appendMillis(b, w.heartbeat)
 	b = appendMillis(b, w.resumeTTL)
-	return appendText(b, w.replica)
+	return appendText(b, w.replica[:min(len(w.replica), maxReplica)])
 }
 
 func parseWelcome(p []byte) (w welcome, err error) {
@@ -152,15 +154,19 @@ func parseOpen(p []byte) (o OpenRequest, err error) {
 func appendFailure(b []byte, e *errs.Error) []byte {
 	b = binary.BigEndian.AppendUint16(b, uint16(e.Code))
 	b = appendMillis(b, e.RetryAfter)
-	text := e.Message
-	if len(text) > maxMessage {
-		text = text[:maxMessage]
-	}
-	return appendText(b, text)
+	return appendText(b, clip(e.Message))
 }
 
 func (f *fields) failure() *errs.Error {
-	return &errs.Error{Code: errs.Code(f.u16()), RetryAfter: f.millis(), Message: f.text()}
+	return &errs.Error{Code: errs.Code(f.u16()), RetryAfter: f.millis(), Message: clip(f.text())}
+}
+
+// clip bounds a message for people, without a torn rune at its end.
+func clip(text string) string {
+	if len(text) > maxMessage {
+		text = strings.ToValidUTF8(text[:maxMessage], "")
+	}
+	return text
 }
 
 // GoAway is a gateway's notice that it will stop: connect elsewhere after Delay, and be gone by Deadline.
@@ -168,14 +174,23 @@ type GoAway struct {
 	Reason   *errs.Error
 	Deadline time.Duration // from now, until remaining streams are ended
 	Delay    time.Duration // jittered: when this sidecar should move
-	Where    string        // an endpoint to go to, or empty
+	Where    string        // an endpoint to go to, or empty; at most 1024 bytes, else it is not sent
 }
 
 func (g GoAway) append(b []byte) []byte {
 	b = appendFailure(b, g.Reason)
 	b = appendMillis(b, g.Deadline)
 	b = appendMillis(b, g.Delay)
+	if len(g.Where) > maxMessage {
+		return appendText(b, "")
+	}
 	return appendText(b, g.Where)
+}
+
+// after is what is left of g when d has passed.
+func (g GoAway) after(d time.Duration) GoAway {
+	g.Deadline, g.Delay = max(g.Deadline-d, 0), max(g.Delay-d, 0)
+	return g
 }
 
 func parseGoAway(p []byte) (g GoAway, err error) {

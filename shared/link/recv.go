@@ -12,14 +12,14 @@ import (
 //
 //	acked ≤ consumed ≤ next ≤ limit
 type recvState struct {
-	queue       fifo[segment] // received, not yet consumed
-	next        uint64        // everything below was received
-	consumed    uint64        // everything below was taken by the reader or the sink
-	acked       uint64        // consumed, as last told to the peer
-	limit       uint64        // credit, as last told to the peer
-	window      uint64        // credit beyond consumed
-	grown       uint64        // part of window that is taken from the budget
-	final       uint64        // the direction's size, once finKnown
+	queue       segments // received, not yet consumed
+	next        uint64   // everything below was received
+	consumed    uint64   // everything below was taken by the reader or the sink
+	acked       uint64   // consumed, as last told to the peer
+	limit       uint64   // credit, as last told to the peer
+	window      uint64   // credit beyond consumed
+	grown       uint64   // part of window that is taken from the budget
+	final       uint64   // the direction's size, once finKnown
 	finKnown    bool
 	finConsumed bool // the reader saw the end, or the sink was told
 	inAcks      bool // in the tunnel's list for the delayed acknowledgement
@@ -83,9 +83,7 @@ func (s *Stream) deliver(seg segment) (keep bool) {
 	d := &s.recv
 	if try, ok := d.sink.(TrySink); ok && !d.busy && d.queue.len() == 0 {
 		d.busy = true
-		s.t.mu.Unlock()
-		n, err := try.TryWrite(seg.bytes())
-		s.t.mu.Lock()
+		n, err := s.call(func() (int, error) { return try.TryWrite(seg.bytes()) })
 		d.busy = false
 		s.consume(n, err)
 		seg.start, seg.off = seg.start+int32(n), seg.off+uint64(n)
@@ -113,6 +111,10 @@ func (s *Stream) deliver(seg segment) (keep bool) {
 // this one was being delivered comes after it.
 func (s *Stream) enqueue(seg segment) (keep bool) {
 	n := int(seg.end - seg.start)
+	if q := &s.recv.queue; n <= classMedium && q.len() > 0 && q.at(q.len()-1).endOffset() == seg.off && q.tack(seg.bytes()) {
+		s.t.waiting += int64(n) // a flood of small frames must not hold a buffer each
+		return false
+	}
 	if keep = classOf(n) == classOf(len(seg.buf.b)); !keep {
 		small := GetBuffer(n)
 		copy(small.b, seg.bytes())
@@ -162,7 +164,7 @@ func (s *Stream) startDrain() {
 // goDrain runs f in a goroutine that the stream's Wait and the tunnel's Wait wait for. Called with mu held.
 func (s *Stream) goDrain(f func()) {
 	s.recv.drains++
-	s.t.handlers.Add(1)
+	s.t.handlers.Add()
 	go func() {
 		defer s.t.handlers.Done()
 		defer func() {
@@ -189,6 +191,20 @@ func (s *Stream) Recover() {
 	}
 }
 
+// call calls the sink without mu. A panic of the sink ends the stream and is the error. Called with mu held.
+func (s *Stream) call(f func() (int, error)) (n int, err error) {
+	s.t.mu.Unlock()
+	defer func() {
+		p := recover()
+		s.t.mu.Lock()
+		if p != nil {
+			s.panicked(p)
+			err = s.err
+		}
+	}()
+	return f()
+}
+
 // panicked ends the one stream whose handler or sink panicked. Called with mu held, on the stack of the panic.
 func (s *Stream) panicked(p any) {
 	s.t.cfg.Logger.Error("panic in a stream", "stream", s.id, "route", s.req.Route, "code", errs.Panicked.String(), "panic", p, "stack", string(debug.Stack()))
@@ -202,16 +218,12 @@ func (s *Stream) drain() {
 	d := &s.recv
 	for !s.over && d.queue.len() > 0 {
 		seg := s.dequeue()
-		s.t.mu.Unlock()
-		n, err := d.sink.Write(seg.bytes())
-		s.t.mu.Lock()
+		n, err := s.call(func() (int, error) { return d.sink.Write(seg.bytes()) })
 		seg.buf.Release()
 		s.consume(n, err)
 	}
 	if !s.over && s.endReached() {
-		s.t.mu.Unlock()
-		err := d.sink.CloseWrite()
-		s.t.mu.Lock()
+		_, err := s.call(func() (int, error) { return 0, d.sink.CloseWrite() })
 		s.endConsumed(err)
 	}
 	d.busy = false
@@ -237,9 +249,7 @@ func (s *Stream) deliverEnd() {
 			return
 		}
 		d.busy = true
-		s.t.mu.Unlock()
-		err := try.CloseWrite()
-		s.t.mu.Lock()
+		_, err := s.call(func() (int, error) { return 0, try.CloseWrite() })
 		d.busy = false
 		s.endConsumed(err)
 		s.readable.Broadcast() // Wait waits for busy
@@ -377,5 +387,5 @@ func (d *recvState) drop(s *Stream) {
 	for d.queue.len() > 0 {
 		s.dequeue().buf.Release()
 	}
-	d.queue = fifo[segment]{}
+	d.queue = segments{}
 }

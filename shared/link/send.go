@@ -10,18 +10,18 @@ import (
 //
 //	acked ≤ next ≤ end ≤ min(limit, acked+window)
 type sendState struct {
-	segs     fifo[segment] // retained: what is written and not yet consumed by the peer
-	cursor   int           // index in segs of the segment that holds next
-	acked    uint64        // consumed by the peer
-	next     uint64        // to be put on the lane next; a resume takes it back
-	end      uint64        // written by the application
-	highest  uint64        // high-water mark of next: what is below is a replay
-	limit    uint64        // credit from the peer
-	window   uint64        // most that is retained
-	grown    uint64        // part of window that is taken from the budget
-	fin      bool          // the application ended the direction: end is final
-	finSent  bool          // on this lane
-	finAcked bool          // the peer consumed everything, the end included
+	segs     segments // retained: what is written and not yet consumed by the peer
+	cursor   int      // index in segs of the segment that holds next
+	acked    uint64   // consumed by the peer
+	next     uint64   // to be put on the lane next; a resume takes it back
+	end      uint64   // written by the application
+	highest  uint64   // high-water mark of next: what is below is a replay
+	limit    uint64   // credit from the peer
+	window   uint64   // most that is retained
+	grown    uint64   // part of window that is taken from the budget
+	fin      bool     // the application ended the direction: end is final
+	finSent  bool     // on this lane
+	finAcked bool     // the peer consumed everything, the end included
 }
 
 // room is how many bytes may be written now. Called with mu held.
@@ -67,7 +67,9 @@ func (s *Stream) waitRoom() (int, error) {
 
 // SendBuffer sends the first n bytes of b and takes b over. n is at most what WaitRoom returned.
 func (s *Stream) SendBuffer(b *Buffer, n int) error {
-	b = b.fit(n)
+	if n > classMedium {
+		b = b.fit(n)
+	}
 	s.t.mu.Lock()
 	defer s.t.mu.Unlock()
 	switch {
@@ -80,6 +82,14 @@ func (s *Stream) SendBuffer(b *Buffer, n int) error {
 	case n > s.room():
 		b.Release()
 		return errs.New(errs.Internal, "%d bytes sent into a room of %d", n, s.room())
+	}
+	if n <= classMedium {
+		if s.send.segs.tack(b.b[:n]) { // many small reads must not retain a buffer each
+			b.Release()
+			s.written(n)
+			return nil
+		}
+		b = b.fit(n)
 	}
 	s.send.segs.push(segment{buf: b, off: s.send.end, end: int32(n)})
 	s.written(n)
@@ -124,7 +134,8 @@ func (s *Stream) put(p []byte) int {
 func (s *Stream) written(n int) {
 	s.send.end += uint64(n)
 	s.t.unacked += int64(n)
-	s.ready()
+	s.t.sched.addData(s)
+	s.t.writeNow(n)
 }
 
 // CloseWrite ends the direction to the peer, which reads io.EOF after the last byte.
@@ -137,7 +148,10 @@ func (s *Stream) CloseWrite() error {
 	if !s.send.fin {
 		s.send.fin = true
 		s.writable.Broadcast()
-		s.ready()
+		if s.pending() {
+			s.t.sched.addData(s)
+			s.t.writeNow(0)
+		}
 	}
 	return nil
 }
@@ -185,8 +199,8 @@ func (s *Stream) acknowledge(consumed, limit uint64, finConsumed bool) error {
 	switch {
 	case consumed > d.highest:
 		return violation("stream %d: %d bytes consumed of %d sent", s.id, consumed, d.highest)
-	case limit < consumed:
-		return violation("stream %d: credit to %d below the %d consumed", s.id, limit, consumed)
+	case limit < consumed || limit < d.limit || consumed < d.acked:
+		return violation("stream %d: credit to %d with %d consumed, after %d with %d", s.id, limit, consumed, d.limit, d.acked)
 	case finConsumed && !(d.fin && consumed == d.end):
 		return violation("stream %d: the end consumed at %d, which is not the end", s.id, consumed)
 	}
@@ -194,9 +208,7 @@ func (s *Stream) acknowledge(consumed, limit uint64, finConsumed bool) error {
 		s.t.unacked -= int64(consumed - d.acked)
 		d.release(consumed)
 	}
-	if limit > d.limit { // an older CREDIT of a displaced lane may say less: it is history
-		d.limit = limit
-	}
+	d.limit = limit
 	s.writable.Broadcast()
 	if finConsumed && !d.finAcked {
 		d.finAcked = true
@@ -244,7 +256,7 @@ func (d *sendState) drop(s *Stream) {
 	for d.segs.len() > 0 {
 		d.segs.pop().buf.Release()
 	}
-	d.segs = fifo[segment]{}
+	d.segs = segments{}
 	d.cursor = 0
 	d.next, d.acked = d.end, d.end
 }

@@ -163,10 +163,20 @@ func (s *Stream) fail(e *errs.Error) {
 		return
 	}
 	if try, ok := s.recv.sink.(TrySink); ok {
-		try.Abort(e)
+		s.abort(try, e)
 		return
 	}
 	s.goDrain(func() { s.recv.sink.Abort(e) })
+}
+
+// abort calls Abort of a sink that does not block. Called with mu held, which a panic must not leave locked.
+func (s *Stream) abort(try TrySink, e *errs.Error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.panicked(p) // the stream is over already: this only logs
+		}
+	}()
+	try.Abort(e)
 }
 
 // finish marks the stream as over and wakes whoever waits. Called with mu held.

@@ -15,7 +15,7 @@ type syncState struct {
 	peer    []syncEntry // what has come of the peer's
 }
 
-// syncChunk is how many streams one SYNC frame describes: a frame of 31 KiB.
+// syncChunk is how many streams one SYNC frame describes at most: a frame of 31 KiB. A peer may take only smaller ones.
 const syncChunk = 1024
 
 // attach makes l the tunnel's lane. On a resume it takes down the state that SYNC tells the peer: whatever was queued for
@@ -24,11 +24,12 @@ func (t *Tunnel) attach(l *Lane) {
 	if t.lane != nil {
 		t.lane.displace()
 	}
-	t.lane, t.epoch = l, l.epoch
+	t.lane, t.epoch = l, max(t.epoch, l.epoch)
 	if l.synced {
 		return
 	}
 	t.count.resumes.Add(1)
+	t.tctl.goAwayDue = t.tctl.goAway != nil // it may have been lost
 	t.sched.init()
 	l.sync = syncState{due: true, highest: t.highest}
 	for _, id := range t.ids() {
@@ -62,7 +63,7 @@ func (s *Stream) syncEntry() syncEntry {
 
 // nextSync makes the next SYNC frame.
 func (l *Lane) nextSync(out *outgoing) {
-	n := min(len(l.sync.entries), syncChunk)
+	n := min(len(l.sync.entries), syncChunk, (int(l.t.peer.maxMessage)-headerSize)/syncEntrySize)
 	payload := make([]byte, 0, n*syncEntrySize)
 	for _, e := range l.sync.entries[:n] {
 		payload = e.append(payload)

@@ -22,7 +22,7 @@ type Config struct {
 	MaxWindow  int           // to which windows grow, bytes; 16 MiB
 	Memory     int64         // budget of the tunnel for windows beyond their initial size, bytes; 64 MiB
 	MaxMessage int           // largest message accepted, bytes; 1 MiB
-	MaxStreams int           // streams of a tunnel at once, at the side that accepts them; 16384
+	MaxStreams int           // streams of a tunnel at once; 16384
 	Heartbeat  time.Duration // silence after which a ping is sent; a side that stays silent for half as long again is dead; 30 s
 	ResumeTTL  time.Duration // gateway: how long it holds a tunnel without a lane, told to the sidecar
 	Replica    string        // gateway: its name, told to the sidecar
@@ -32,13 +32,16 @@ type Config struct {
 	// Accept takes a stream that the peer opened, in a goroutine of its own. It calls Stream.Accept or Stream.Reset before
 	// it returns; the stream may go on after that. Nil: streams of the peer are refused.
 	Accept func(*Stream)
-	// Opened tells that the gateway connected the stream's backend. It must not block.
+	// Opened tells that the gateway connected the stream's backend. It, Renewed and GoAway are called by the lane's reader
+	// and must not block; they may use the tunnel.
 	Opened func(*Stream)
 	// Renew checks a renewed token at the gateway and returns when it expires. It may block.
 	Renew func(token string) (expires time.Time, err error)
-	// Renewed is the gateway's answer to Tunnel.Renew. It must not block.
+	// Renewed is the gateway's answer to Tunnel.Renew.
 	Renewed func(err error)
-	// GoAway tells that the gateway drains. It must not block.
+	// Ended is called once when the tunnel is over, in a goroutine of its own that its provider waits for.
+	Ended func()
+	// GoAway tells that the gateway drains; again after a resume.
 	GoAway func(GoAway)
 }
 
@@ -104,7 +107,7 @@ type Tunnel struct {
 	ackTimer *time.Timer
 	rtt      rttEstimate
 
-	handlers sync.WaitGroup // Accept, Renew and drain goroutines
+	handlers tally // Accept, Renew and drain goroutines, and closing displaced lanes
 }
 
 // counters of a tunnel, over all its lanes.
@@ -193,6 +196,8 @@ func (t *Tunnel) Open(req OpenRequest) (*Stream, error) {
 		return nil, t.err
 	case !t.client:
 		return nil, errs.New(errs.Internal, "only the sidecar opens streams")
+	case len(t.streams) >= t.cfg.MaxStreams: // the gateway ends a tunnel that goes far over its limit
+		return nil, errs.New(errs.StreamLimit, "the tunnel has %d streams, which is the limit", t.cfg.MaxStreams)
 	case t.highest == 1<<32-1:
 		return nil, errs.New(errs.StreamsExhausted, "all stream ids of the tunnel are used")
 	}
@@ -253,6 +258,9 @@ func (t *Tunnel) end(e *errs.Error, normal bool) {
 	if t.lane != nil {
 		t.lane.leave(e, normal)
 	}
+	if t.cfg.Ended != nil {
+		go t.cfg.Ended()
+	}
 }
 
 // Renew hands a renewed token to the gateway, in-band. The answer comes through Config.Renewed.
@@ -262,16 +270,22 @@ func (t *Tunnel) Renew(token string) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if most := int(t.peer.maxMessage) - headerSize; len(token) > most {
+		return errs.New(errs.TokenInvalid, "a token of %d bytes; the gateway takes %d", len(token), most)
+	}
 	t.tctl.token = token
 	t.wakeLane()
 	return nil
 }
 
-// SendGoAway tells the sidecar to move; the gateway's end only.
+// SendGoAway tells the sidecar to move; the gateway's end only. It is told again on each lane that follows.
 func (t *Tunnel) SendGoAway(g GoAway) {
+	if g.Reason == nil {
+		g.Reason = errs.New(errs.Draining, "the gateway is going away")
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.tctl.goAway = &g
+	t.tctl.goAway, t.tctl.goAwayAt, t.tctl.goAwayDue = &g, time.Now(), true
 	t.wakeLane()
 }
 
@@ -280,6 +294,13 @@ func (t *Tunnel) wakeLane() {
 	if t.lane != nil && t.lane.idle {
 		t.lane.wake.Signal()
 	}
+}
+
+// unlocked calls f, which is foreign code and may use the tunnel, without mu. Called with mu held.
+func (t *Tunnel) unlocked(f func()) {
+	t.mu.Unlock()
+	defer t.mu.Lock()
+	f()
 }
 
 // due marks control frames of a stream as to be sent. Called with mu held.

@@ -45,12 +45,13 @@ func Start(s *link.Stream, c Conn, done func(error)) {
 }
 
 // carry sends what c reads, and waits for the other direction. A panic ends the stream, not the process.
-func carry(s *link.Stream, c Conn, read reader) error {
+func carry(s *link.Stream, c Conn, read reader) (err error) {
+	defer func() { err = s.Wait() }() // after a panic too: the stream is over then
 	defer s.Recover()
 	if err := send(s, c, read); err != nil {
 		s.Reset(err)
 	}
-	return s.Wait()
+	return nil
 }
 
 // reader waits for bytes and returns them in a buffer, at most room of them.

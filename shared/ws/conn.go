@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,7 +18,7 @@ import (
 // Sizes for the WebSocket library, in bytes. Its write buffer holds a whole frame, else it would be fragmented; the read
 // buffer is small, because payload is read past it into the caller's.
 const (
-	ReadBufferSize  = 4 << 10
+	ReadBufferSize  = 1 << 10
 	WriteBufferSize = 128 << 10
 )
 
@@ -88,12 +89,16 @@ func (l *limitedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readError gives an error of the library its code. A peer's close frame is answered.
+// readError gives an error of the library its code. A peer's close frame is answered. The library has no type for a breach
+// of RFC 6455, only its prefix, which errors of the network do not have.
 func (c *Conn) readError(err error) error {
 	var closed *websocket.CloseError
 	if errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure {
 		c.Close(errs.CloseNormal, "")
 		return errs.FromCloseFrame(closed.Code, closed.Text)
+	}
+	if !errors.As(err, &closed) && strings.HasPrefix(err.Error(), "websocket: ") {
+		return errs.Wrap(errs.ProtocolViolation, err, "not a WebSocket frame")
 	}
 	return errs.Wrap(errs.LaneLost, err, "reading from the peer")
 }
@@ -149,7 +154,8 @@ func (c *Conn) Close(code int, reason string) {
 	c.closing.Do(func() {
 		_ = c.cork.Conn.SetReadDeadline(time.Now().Add(closeTime + lingerTime))
 		_ = c.cork.Conn.SetWriteDeadline(time.Now().Add(closeTime))
-		if c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, reason), time.Now().Add(closeTime)) == nil {
+		err := c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, reason), time.Now().Add(closeTime))
+		if err == nil || errors.Is(err, websocket.ErrCloseSent) { // the library sends one itself when a frame is malformed
 			_ = c.cork.Flush() // the peer may be gone
 		}
 		_ = c.cork.Conn.SetReadDeadline(time.Now().Add(lingerTime))

@@ -20,6 +20,7 @@ type Cork struct {
 	mu   sync.Mutex
 	held bool
 	buf  *[corkSize]byte // from corks, while there is something in it
+	err  error           // of a write that failed: what would follow it is not what the peer expects
 	n    atomic.Int64    // bytes in buf
 }
 
@@ -42,7 +43,10 @@ func (c *Cork) Read(p []byte) (int, error) {
 func (c *Cork) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.held {
+	switch {
+	case c.err != nil:
+		return 0, c.err
+	case !c.held:
 		return c.Conn.Write(p)
 	}
 	total := 0
@@ -70,14 +74,14 @@ func (c *Cork) Flush() error {
 
 func (c *Cork) flush() error {
 	n := c.n.Load()
-	if n == 0 {
-		return nil
+	if n == 0 || c.err != nil {
+		return c.err
 	}
-	_, err := c.Conn.Write(c.buf[:n])
+	_, c.err = c.Conn.Write(c.buf[:n])
 	corks.Put(c.buf)
 	c.buf = nil
 	c.n.Store(0)
-	return err
+	return c.err
 }
 
 // Buffered is the number of bytes gathered.

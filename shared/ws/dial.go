@@ -55,8 +55,8 @@ func (d *Dialer) Dial(ctx context.Context, endpoint string, header http.Header, 
 		lib.Subprotocols = []string{subprotocol}
 	}
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		TLSHandshakeStart: func() { attempt.tls = true },
-		TLSHandshakeDone:  func(_ tls.ConnectionState, err error) { attempt.tlsErr = err },
+		GotConn:          func(httptrace.GotConnInfo) { attempt.through = true },
+		TLSHandshakeDone: func(_ tls.ConnectionState, err error) { attempt.tlsErr = err },
 	})
 	c, resp, err := lib.DialContext(ctx, endpoint, header)
 	if attempt.stop != nil && !attempt.stop() && err == nil {
@@ -90,7 +90,7 @@ type dialAttempt struct {
 	endpoint string
 	addr     string // dialled: the gateway's, or the proxy's
 	tcp      bool
-	tls      bool
+	through  bool // the proxy, if there is one, has connected
 	tlsErr   error
 	stop     func() bool // of the watch that ends the connection with the context
 }
@@ -128,7 +128,7 @@ func (a *dialAttempt) explain(resp *http.Response, err error) error {
 		return errs.Wrap(errs.ConfigInvalid, err, "endpoint %s", a.endpoint)
 	case a.tlsErr != nil:
 		return errs.Wrap(errs.TLSFailed, a.tlsErr, "TLS with %s", a.endpoint)
-	case !a.tls && strings.HasPrefix(a.endpoint, "wss:"):
+	case !a.through:
 		return errs.Wrap(errs.ProxyFailed, err, "the proxy at %s did not connect to %s", a.addr, a.endpoint)
 	}
 	return errs.Wrap(errs.UpgradeFailed, err, "%s did not answer the upgrade", a.endpoint)

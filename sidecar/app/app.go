@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"fairlead/shared/adminapi"
 	sharedconfig "fairlead/shared/config"
 	"fairlead/shared/errs"
 	"fairlead/shared/lifecycle"
@@ -41,7 +42,7 @@ type App struct {
 	pool      *tunnel.Pool
 	queue     *queue.Queue
 	listeners []*listener.Listener
-	admin     *admin.Server
+	admin     *adminapi.Server
 	quit      context.CancelCauseFunc
 	asked     context.Context // ends when the API asks to stop
 	draining  chan struct{}
@@ -210,9 +211,12 @@ func (a *App) Run(ctx context.Context) error {
 }
 
 func (a *App) reason(ctx context.Context) string {
+	sig, signaled := lifecycle.SignalOf(ctx)
 	switch {
+	case signaled:
+		return sig.Reason()
 	case ctx.Err() != nil:
-		return context.Cause(ctx).Error()
+		return "canceled"
 	case a.asked.Err() != nil:
 		return "api"
 	}

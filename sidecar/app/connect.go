@@ -32,9 +32,7 @@ func Connect(ctx context.Context, cfg config.Config, opts Options, route string,
 }
 
 func (a *App) carry(ctx context.Context, route string, in, out *os.File) error {
-	waiting, cancel := context.WithTimeout(ctx, a.cfg.Queue.Wait)
-	defer cancel()
-	s, err := a.open(waiting, link.OpenRequest{Route: route, Priority: link.High, Peer: "stdio"})
+	s, err := a.open(ctx, link.OpenRequest{Route: route, Priority: link.High, Peer: "stdio", Trace: link.NewTrace()})
 	if err != nil {
 		return a.whyNot(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 
 	"fairlead/shared/errs"
+	"fairlead/shared/lifecycle"
 	"fairlead/shared/link"
 	"fairlead/shared/logging"
 	"fairlead/shared/relay"
@@ -160,12 +161,17 @@ func (l *Listener) active() int {
 // handle opens a stream for one connection and lets it be carried.
 func (l *Listener) handle(c net.Conn) {
 	start := time.Now()
-	s, err := l.cfg.Open(l.ctx, link.OpenRequest{Route: l.cfg.Route, Priority: l.cfg.Priority, Peer: c.RemoteAddr().String()})
+	trace := link.NewTrace()
+	var s *link.Stream
+	err := lifecycle.Guard(l.log, "open", func() (err error) {
+		s, err = l.cfg.Open(l.ctx, link.OpenRequest{Route: l.cfg.Route, Priority: l.cfg.Priority, Peer: c.RemoteAddr().String(), Trace: trace})
+		return err
+	})
 	if err != nil {
 		defer l.wg.Done()
 		defer l.remove(c)
 		l.failed.Inc()
-		l.log.Warn("connection refused", append(logging.Error(err), logging.FieldPeer, c.RemoteAddr().String(), "waited_ms", time.Since(start).Milliseconds())...)
+		l.log.Warn("connection refused", append(logging.Error(err), logging.FieldPeer, c.RemoteAddr().String(), logging.FieldTrace, link.TraceID(trace), "waited_ms", time.Since(start).Milliseconds())...)
 		reset(c)
 		return
 	}
@@ -178,7 +184,8 @@ func (l *Listener) handle(c net.Conn) {
 }
 
 func streamAttrs(s *link.Stream) []any {
-	return []any{logging.FieldStream, strconv.FormatUint(uint64(s.ID()), 10), logging.FieldTunnel, s.Tunnel().Name(), logging.FieldPeer, s.Request().Peer}
+	return []any{logging.FieldStream, strconv.FormatUint(uint64(s.ID()), 10), logging.FieldTunnel, s.Tunnel().Name(), logging.FieldPeer, s.Request().Peer,
+		logging.FieldTrace, link.TraceID(s.Request().Trace)}
 }
 
 func (l *Listener) ended(s *link.Stream, start time.Time, err error) {

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -22,13 +23,14 @@ type Config struct {
 	Token          func() (string, error) // asked for each attempt
 	Link           link.Config
 	Min, Max       int
-	Mixed          bool // listeners of different priorities: bulk gets a tunnel of its own
+	Mixed          bool          // listeners of different priorities: bulk gets a tunnel of its own
+	Idle           time.Duration // a tunnel that the pool does not want ends after so long without streams; 0: 5 minutes
 	Backoff        Backoff
 	Reconnect      bool               // false: the first failure is final
 	Waiting        func() bool        // somebody waits for a tunnel
 	Up             func()             // a tunnel came up; must not block
 	Opened         func(*link.Stream) // a stream's backend is connected; must not block
-	GaveUp         func(error)        // a tunnel was given up; must not block
+	GaveUp         func(error)        // no tunnel is left that is not given up; must not block
 	Logger         *slog.Logger
 	Metrics        *metrics.Set
 }
@@ -46,22 +48,32 @@ type Pool struct {
 	watch   chan struct{} // closed at the next change of state
 	ctx     context.Context
 
-	attempts *metrics.Counter
+	attempts, resumes, givenUp, sent, received, replayed *metrics.Counter
 }
 
 // growAfterLimit is how long the pool does not try to grow after the gateway refused a tunnel over the tenant's limit.
 const growAfterLimit = time.Minute
+
+const defaultIdle = 5 * time.Minute
 
 // streamsPerTunnel is from where another tunnel is opened, up to Max.
 const streamsPerTunnel = 16
 
 // New makes a pool; Run starts it.
 func New(cfg Config) *Pool {
+	if cfg.Idle == 0 {
+		cfg.Idle = defaultIdle
+	}
 	p := &Pool{cfg: cfg, look: make(chan struct{}, 1), watch: make(chan struct{}),
 		attempts: cfg.Metrics.NewCounter("fairlead_sidecar_connect_attempts_total"),
+		resumes:  cfg.Metrics.NewCounter("fairlead_sidecar_resumes_total"),
+		givenUp:  cfg.Metrics.NewCounter("fairlead_sidecar_gave_up_total"),
+		sent:     cfg.Metrics.NewCounter("fairlead_sidecar_sent_bytes_total"),
+		received: cfg.Metrics.NewCounter("fairlead_sidecar_received_bytes_total"),
+		replayed: cfg.Metrics.NewCounter("fairlead_sidecar_replayed_bytes_total"),
 	}
 	cfg.Metrics.NewGauge("fairlead_sidecar_tunnels", func() float64 { return float64(p.connected()) })
-	cfg.Metrics.NewGauge("fairlead_sidecar_streams", func() float64 { return p.sum(func(s link.Stats) uint64 { return uint64(s.Streams) }) })
+	cfg.Metrics.NewGauge("fairlead_sidecar_streams", func() float64 { return float64(p.streams()) })
 	return p
 }
 
@@ -111,39 +123,72 @@ func (p *Pool) list() []*slot {
 	return slices.Clone(p.slots)
 }
 
-// adjust removes slots that have ended, ends drained ones, and grows the pool as its use asks.
+// use is what the slots carry that are there to stay.
+type use struct {
+	active, streams int
+	any, bulk       bool
+}
+
+// adjust removes slots that have ended, ends drained ones, and grows or shrinks the pool as its use asks.
 func (p *Pool) adjust() {
-	var active, streams int
-	var used, bulk bool
+	var u use
 	for _, s := range p.list() {
 		select {
 		case <-s.done:
 			p.remove(s)
-			continue
 		default:
-		}
-		s.mu.Lock()
-		t, away, state, rate := s.tunnel, !s.moveAt.IsZero() && !time.Now().Before(s.moveAt), s.machine.state, s.busy.rate
-		s.mu.Unlock()
-		if away { // another slot takes its place
-			if t == nil || t.Stats().Streams == 0 {
-				s.stop()
-			}
-			continue
-		}
-		active++
-		if t != nil && state == Connected {
-			n := t.Stats().Streams
-			streams += n
-			used = used || n > 0
-			bulk = bulk || rate > bulkRate
+			p.survey(s, &u)
 		}
 	}
-	want := max(p.cfg.Min, (streams+streamsPerTunnel-1)/streamsPerTunnel)
-	if used && (bulk || p.cfg.Mixed) {
+	want := max(p.cfg.Min, (u.streams+streamsPerTunnel-1)/streamsPerTunnel)
+	if u.any && (u.bulk || p.cfg.Mixed) {
 		want = max(want, 2)
 	}
-	p.growTo(min(want, p.cfg.Max), active)
+	want = min(want, p.cfg.Max)
+	p.growTo(want, u.active)
+	if u.active > want {
+		p.shrink()
+	}
+}
+
+// survey adds what a slot carries to u. A slot whose place another one takes ends with its last stream.
+func (p *Pool) survey(s *slot, u *use) {
+	s.mu.Lock()
+	t, away, state, rate := s.tunnel, !s.moveAt.IsZero() && !time.Now().Before(s.moveAt), s.machine.state, s.busy.rate
+	s.mu.Unlock()
+	n := 0
+	if t != nil {
+		n = t.Stats().Streams
+	}
+	if away {
+		if n == 0 {
+			s.stop()
+		}
+		return
+	}
+	u.active++
+	switch {
+	case n > 0:
+		s.idleSince = time.Time{}
+	case s.idleSince.IsZero():
+		s.idleSince = time.Now()
+	}
+	if state == Connected {
+		u.streams += n
+		u.any = u.any || n > 0
+		u.bulk = u.bulk || rate > bulkRate
+	}
+}
+
+// shrink ends one tunnel that has been idle for long, the youngest first.
+func (p *Pool) shrink() {
+	for _, s := range slices.Backward(p.list()) {
+		if s.usable() != nil && !s.idleSince.IsZero() && time.Since(s.idleSince) >= p.cfg.Idle {
+			s.log.Info("idle tunnel ends", "idle", time.Since(s.idleSince).Round(time.Second).String())
+			s.retire()
+			return
+		}
+	}
 }
 
 // growTo adds slots until there are want; the first ones are always kept, further ones only once a tunnel works.
@@ -171,15 +216,26 @@ func (p *Pool) remove(s *slot) {
 // again for a while.
 func (p *Pool) spare(s *slot) bool {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.noSpare = time.Now().Add(growAfterLimit)
-	live := 0
-	for _, other := range p.slots {
-		if other != s && other.usable() != nil {
-			live++
+	p.mu.Unlock()
+	all := p.list()
+	return len(all) > p.cfg.Min && slices.ContainsFunc(all, func(other *slot) bool { return other != s && other.usable() != nil })
+}
+
+// gaveUp tells that reconnecting was given up, once the last slot has.
+func (p *Pool) gaveUp(err error) {
+	for _, s := range p.list() {
+		select {
+		case <-s.done:
+			continue
+		default:
+		}
+		if s.state() != Failed {
+			return
 		}
 	}
-	return live > 0 && len(p.slots) > p.cfg.Min
+	p.givenUp.Inc()
+	p.cfg.GaveUp(err)
 }
 
 // drained makes room for a tunnel elsewhere when the gateway goes away, after the delay that it asked for.
@@ -217,7 +273,23 @@ func (p *Pool) up() {
 
 // Open begins a stream on the tunnel that suits it best. Without a tunnel the error is NoTunnel.
 func (p *Pool) Open(req link.OpenRequest) (*link.Stream, error) {
-	var best *link.Tunnel
+	for {
+		s, t := p.pick(req.Priority)
+		if t == nil {
+			return nil, errs.New(errs.NoTunnel, "there is no tunnel to a gateway")
+		}
+		stream, err := t.Open(req)
+		switch {
+		case errors.Is(err, errs.StreamsExhausted):
+			s.retire()
+		case err == nil || t.Err() == nil:
+			return stream, err
+		} // else the tunnel has ended just now
+	}
+}
+
+// pick chooses the tunnel for a stream; nil when there is none.
+func (p *Pool) pick(prio link.Priority) (best *slot, tunnel *link.Tunnel) {
 	var bestScore float64
 	streams := 0
 	for i, s := range p.list() {
@@ -227,18 +299,14 @@ func (p *Pool) Open(req link.OpenRequest) (*link.Stream, error) {
 		}
 		n := t.Stats().Streams
 		streams += n
-		score := s.score(req.Priority, i, n)
-		if best == nil || score < bestScore {
-			best, bestScore = t, score
+		if score := s.score(prio, i, n); best == nil || score < bestScore {
+			best, tunnel, bestScore = s, t, score
 		}
 	}
-	if best == nil {
-		return nil, errs.New(errs.NoTunnel, "there is no tunnel to a gateway")
-	}
 	if streams == 0 || streams%streamsPerTunnel == streamsPerTunnel-1 {
-		p.nudge()
+		p.nudge() // the pool may have to grow
 	}
-	return best.Open(req)
+	return best, tunnel
 }
 
 // score says how badly a stream would fare on a tunnel with n streams: interactive ones go where no bulk is, to the first
@@ -266,10 +334,7 @@ func (p *Pool) Reconnect() {
 // Renew hands a renewed token to every gateway that a tunnel leads to, in-band.
 func (p *Pool) Renew(token string) {
 	for _, s := range p.list() {
-		s.mu.Lock()
-		t := s.tunnel
-		s.mu.Unlock()
-		if t != nil {
+		if t := s.current(); t != nil {
 			if err := t.Renew(token); err != nil {
 				s.renewed(err)
 			}

@@ -23,20 +23,24 @@ type slot struct {
 	done  chan struct{}
 	again chan struct{} // try now, also after having given up
 
-	mu       sync.Mutex // guards what others read
-	machine  machine
-	tunnel   *link.Tunnel
-	endpoint string
-	moveAt   time.Time // when another slot takes this one's place, because its gateway goes away; zero: it does not
-	attempt  int
-	lastErr  error
-	busy     activity
+	// mu guards what others read. No method of a tunnel is called while it is held: a tunnel calls goAway with its own lock.
+	mu        sync.Mutex
+	machine   machine
+	tunnel    *link.Tunnel
+	home      string    // endpoint where the tunnel was made
+	elsewhere bool      // since the lane was lost, another endpoint has answered, and does not know the tunnel
+	endpoint  string    // of the current or last attempt
+	moveAt    time.Time // when another slot takes this one's place, because its gateway goes away; zero: it does not
+	attempt   int
+	lastErr   error
+	busy      activity
+	idleSince time.Time // without streams; the pool's goroutine alone uses it
 }
 
 // activity is a tunnel's traffic, as of the last look.
 type activity struct {
-	bytes uint64  // in both directions, ever
-	rate  float64 // bytes per second
+	sent, received, replayed uint64
+	rate                     float64 // bytes per second in both directions
 }
 
 // bulkRate is from where a tunnel counts as busy with bulk, in bytes per second.
@@ -58,6 +62,7 @@ func (s *slot) move(to State, e Event, err error) {
 	from := s.machine.state
 	illegal := s.machine.move(to, now)
 	s.lastErr = err
+	t := s.tunnel
 	s.mu.Unlock()
 	if illegal != nil {
 		s.log.Error("state machine", logging.Error(illegal)...)
@@ -65,6 +70,9 @@ func (s *slot) move(to State, e Event, err error) {
 	}
 	e.Time, e.Tunnel, e.State = now, s.n, to
 	args := []any{logging.FieldState, to, "from", from}
+	if t != nil {
+		args = append(args, logging.FieldTunnel, t.Name())
+	}
 	if e.Attempt > 0 {
 		args = append(args, logging.FieldAttempt, e.Attempt, logging.FieldDelayMS, e.DelayMS)
 	}
@@ -105,10 +113,16 @@ func (s *slot) drop(err error) {
 	t := s.tunnel
 	s.tunnel = nil
 	s.mu.Unlock()
-	if t != nil {
-		t.Close(err)
-		t.Wait()
+	if t == nil {
+		return
 	}
+	t.Close(err)
+	t.Wait()
+	st := t.Stats()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.account(st)
+	s.busy = activity{}
 }
 
 // connect makes one attempt: to resume the tunnel there is, or at a new one.
@@ -116,13 +130,14 @@ func (s *slot) connect(ctx context.Context) (*link.Lane, error) {
 	s.mu.Lock()
 	s.attempt++
 	t, attempt := s.tunnel, s.attempt
-	s.endpoint = s.p.endpoint(attempt - 1)
+	s.endpoint = s.target()
 	endpoint := s.endpoint
 	s.mu.Unlock()
 	if t == nil {
 		s.move(Connecting, Event{Attempt: attempt, Endpoint: endpoint, Reason: "attempt"}, nil)
 	} else {
-		s.log.Info("resuming", logging.FieldAttempt, attempt, logging.FieldDelayMS, 0, logging.FieldEndpoint, endpoint, logging.FieldReason, "attempt")
+		s.log.Info("resuming", logging.FieldTunnel, t.Name(), logging.FieldAttempt, attempt, logging.FieldDelayMS, 0, logging.FieldEndpoint, endpoint,
+			logging.FieldReason, "attempt")
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.p.cfg.ConnectTimeout)
 	defer cancel()
@@ -139,9 +154,26 @@ func (s *slot) connect(ctx context.Context) (*link.Lane, error) {
 	return lane, err
 }
 
+// target is where the current attempt goes: a new tunnel to the endpoints in turn. A tunnel that is to be resumed lives at
+// one of them; every other attempt at that looks whether another endpoint answers, which tells the end of that gateway from
+// an outage of the network. Called with mu held.
+func (s *slot) target() string {
+	switch {
+	case s.tunnel == nil:
+		return s.p.endpoint(s.attempt - 1)
+	case s.attempt%2 == 1:
+		return s.home
+	}
+	return s.p.endpoint(s.attempt/2 - 1)
+}
+
 func (s *slot) handshake(ctx context.Context, conn link.Conn, t *link.Tunnel) (*link.Lane, error) {
 	if t != nil {
-		return t.Resume(ctx, conn)
+		lane, err := t.Resume(ctx, conn)
+		if err == nil {
+			s.p.resumes.Inc()
+		}
+		return lane, err
 	}
 	cfg := s.p.cfg.Link
 	cfg.Logger = s.log
@@ -153,7 +185,7 @@ func (s *slot) handshake(ctx context.Context, conn link.Conn, t *link.Tunnel) (*
 		return nil, err
 	}
 	s.mu.Lock()
-	s.tunnel = t
+	s.tunnel, s.home = t, s.endpoint
 	s.mu.Unlock()
 	return lane, nil
 }
@@ -162,7 +194,7 @@ func (s *slot) handshake(ctx context.Context, conn link.Conn, t *link.Tunnel) (*
 func (s *slot) serve(ctx context.Context, lane *link.Lane) error {
 	s.mu.Lock()
 	t, endpoint, attempt := s.tunnel, s.endpoint, s.attempt
-	s.attempt = 0
+	s.attempt, s.elsewhere = 0, false
 	s.mu.Unlock()
 	s.move(Connected, Event{Attempt: attempt, Endpoint: endpoint, Reason: "tunnel " + t.Name()}, nil)
 	s.p.up()
@@ -170,6 +202,10 @@ func (s *slot) serve(ctx context.Context, lane *link.Lane) error {
 	stop := context.AfterFunc(ctx, func() { t.Close(nil) })
 	defer stop()
 	err := lane.Run()
+	select { // a wish to reconnect that came while there was nothing to do
+	case <-s.again:
+	default:
+	}
 	after := t.Stats()
 	if time.Since(start) >= stable || after.BytesReceived > before.BytesReceived {
 		s.retry.reset()
@@ -182,8 +218,7 @@ func (s *slot) recover(ctx context.Context, err error) bool {
 	s.mu.Lock()
 	t, attempt, endpoint, leaving := s.tunnel, s.attempt, s.endpoint, !s.moveAt.IsZero()
 	s.mu.Unlock()
-	gone := t != nil && (t.Err() != nil || errors.Is(err, errs.TunnelUnknown))
-	if gone {
+	if t != nil && s.gone(t, err) {
 		s.drop(errs.Wrap(errs.TunnelLost, err, "the gateway has given the tunnel up"))
 		t = nil
 	}
@@ -208,11 +243,27 @@ func (s *slot) recover(ctx context.Context, err error) bool {
 	return s.pause(ctx, wait)
 }
 
+// gone says whether a tunnel cannot be resumed any more: it is over, its gateway does not know it, or its gateway cannot be
+// reached while another one can.
+func (s *slot) gone(t *link.Tunnel, err error) bool {
+	if t.Err() != nil {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	unknown := errors.Is(err, errs.TunnelUnknown)
+	if s.endpoint == s.home {
+		return unknown || s.elsewhere
+	}
+	s.elsewhere = s.elsewhere || unknown
+	return false
+}
+
 // giveUp says so once, and waits until somebody asks to try again.
 func (s *slot) giveUp(ctx context.Context, err error) bool {
 	s.drop(errs.Wrap(errs.GaveUp, err, "reconnecting was given up"))
 	s.move(Failed, Event{Attempt: s.retry.failures}, errs.Wrap(errs.GaveUp, err, "gave up after %d failed attempts", s.retry.failures))
-	s.p.cfg.GaveUp(err)
+	s.p.gaveUp(err)
 	select {
 	case <-ctx.Done():
 		return false
@@ -243,7 +294,8 @@ func (s *slot) reconnect() {
 	}
 }
 
-// goAway takes the gateway's notice: no new streams go to this tunnel, and the pool makes another one.
+// goAway takes the gateway's notice: no new streams go to this tunnel, and the pool makes another one. The tunnel's lock is
+// held.
 func (s *slot) goAway(g link.GoAway) {
 	s.mu.Lock()
 	first := s.moveAt.IsZero()
@@ -264,30 +316,58 @@ func (s *slot) renewed(err error) {
 	s.log.Info("token renewed")
 }
 
+// retire lets the slot end once its streams have; it takes no new ones.
+func (s *slot) retire() {
+	s.mu.Lock()
+	if s.moveAt.IsZero() {
+		s.moveAt = time.Now()
+	}
+	s.mu.Unlock()
+	s.p.nudge()
+}
+
 // usable returns the tunnel if new streams may go to it.
 func (s *slot) usable() *link.Tunnel {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.machine.state != Connected || !s.moveAt.IsZero() {
+	t, ok := s.tunnel, s.machine.state == Connected && s.moveAt.IsZero()
+	s.mu.Unlock()
+	if !ok || t == nil || t.Err() != nil {
 		return nil
 	}
+	return t
+}
+
+func (s *slot) current() *link.Tunnel {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return s.tunnel
 }
 
 // look measures the tunnel's rate since the last look.
 func (s *slot) look(elapsed time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.tunnel == nil {
-		s.busy = activity{}
+	t := s.current()
+	if t == nil {
 		return
 	}
-	st := s.tunnel.Stats()
-	bytes := st.BytesSent + st.BytesReceived
-	if bytes >= s.busy.bytes && elapsed > 0 {
-		s.busy.rate = float64(bytes-s.busy.bytes) / elapsed.Seconds()
+	st := t.Stats()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tunnel != t {
+		return
 	}
-	s.busy.bytes = bytes
+	carried := st.BytesSent + st.BytesReceived - s.busy.sent - s.busy.received
+	s.account(st)
+	if elapsed > 0 {
+		s.busy.rate = float64(carried) / elapsed.Seconds()
+	}
+}
+
+// account adds what the tunnel has carried since the last time to the pool's counters. Called with mu held.
+func (s *slot) account(st link.Stats) {
+	s.p.sent.Add(int(st.BytesSent - s.busy.sent))
+	s.p.received.Add(int(st.BytesReceived - s.busy.received))
+	s.p.replayed.Add(int(st.BytesReplayed - s.busy.replayed))
+	s.busy.sent, s.busy.received, s.busy.replayed = st.BytesSent, st.BytesReceived, st.BytesReplayed
 }
 
 // header carries the token of an attempt.

@@ -27,7 +27,7 @@ const (
 var transitions = map[State][]State{
 	Disconnected: {Connecting, Failed},
 	Connecting:   {Connected, Disconnected, Failed},
-	Connected:    {Resuming, Draining, Disconnected},
+	Connected:    {Resuming, Draining, Disconnected, Failed}, // failed: reconnecting is off
 	Resuming:     {Connected, Draining, Disconnected, Failed},
 	Draining:     {Disconnected, Resuming},
 	Failed:       {Connecting, Disconnected},

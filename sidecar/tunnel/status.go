@@ -1,10 +1,6 @@
 package tunnel
 
-import (
-	"time"
-
-	"fairlead/shared/link"
-)
+import "time"
 
 // TunnelStatus describes one slot of the pool.
 type TunnelStatus struct {
@@ -50,7 +46,6 @@ func (p *Pool) Status() Status {
 
 func (s *slot) status() TunnelStatus {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	st := TunnelStatus{Slot: s.n, Endpoint: s.endpoint, State: s.machine.state, Since: s.machine.since}
 	if !s.moveAt.IsZero() && st.State == Connected {
 		st.State = Draining
@@ -58,11 +53,13 @@ func (s *slot) status() TunnelStatus {
 	if s.lastErr != nil && st.State != Connected {
 		st.Error = s.lastErr.Error()
 	}
-	if s.tunnel == nil {
+	tunnel := s.tunnel
+	s.mu.Unlock()
+	if tunnel == nil {
 		return st
 	}
-	t := s.tunnel.Stats()
-	st.ID, st.Replica = s.tunnel.Name(), s.tunnel.Replica()
+	t := tunnel.Stats()
+	st.ID, st.Replica = tunnel.Name(), tunnel.Replica()
 	st.RTT, st.Streams, st.Resumes = float64(t.RTT.Microseconds())/1000, t.Streams, t.Resumes
 	st.Sent, st.Received, st.Replayed = t.BytesSent, t.BytesReceived, t.BytesReplayed
 	return st
@@ -77,15 +74,13 @@ func (p *Pool) connected() (n int) {
 	return n
 }
 
-func (p *Pool) sum(f func(link.Stats) uint64) (total float64) {
+func (p *Pool) streams() (n int) {
 	for _, s := range p.list() {
-		s.mu.Lock()
-		if s.tunnel != nil {
-			total += float64(f(s.tunnel.Stats()))
+		if t := s.current(); t != nil {
+			n += t.Stats().Streams
 		}
-		s.mu.Unlock()
 	}
-	return total
+	return n
 }
 
 // Ready says whether a connection would be carried now.

@@ -1,0 +1,220 @@
+package tunnel
+
+import (
+	"context"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fasthttp/websocket"
+	"github.com/stretchr/testify/require"
+	"github.com/valyala/fasthttp"
+	"go.uber.org/goleak"
+
+	"fairlead/shared/errs"
+	"fairlead/shared/link"
+	"fairlead/shared/ws"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, // fasthttp keeps one for the Date header, and one for a while after the end of a server
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
+		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"))
+}
+
+// gateway is the gateway's end of the protocol, without anything behind it: streams are accepted and stay open until the
+// sidecar ends them.
+type gateway struct {
+	t   *testing.T
+	url string
+	srv fasthttp.Server
+	l   net.Listener
+	wg  sync.WaitGroup
+
+	mu       sync.Mutex
+	refuse   func(authorization string) error // of the upgrade
+	turn     func() error                     // of the handshake
+	upgrades int
+	conns    map[net.Conn]struct{}
+	tunnels  map[link.ID]*link.Tunnel
+	renewed  []string
+	opened   []string // routes
+}
+
+// tracker lets the test cut connections.
+type tracker struct {
+	net.Listener
+	g *gateway
+}
+
+func (l tracker) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.g.mu.Lock()
+		l.g.conns[c] = struct{}{}
+		l.g.mu.Unlock()
+	}
+	return c, err
+}
+
+func newGateway(t *testing.T) *gateway {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	g := &gateway{t: t, l: l, url: "ws://" + l.Addr().String() + "/v1/tunnel", conns: map[net.Conn]struct{}{}, tunnels: map[link.ID]*link.Tunnel{}}
+	up := websocket.FastHTTPUpgrader{ReadBufferSize: ws.ReadBufferSize, WriteBufferSize: ws.WriteBufferSize, WriteBufferPool: ws.WriteBuffers, Subprotocols: []string{link.Subprotocol}}
+	g.srv = fasthttp.Server{KeepHijackedConns: true, CloseOnShutdown: true, Handler: func(ctx *fasthttp.RequestCtx) {
+		g.mu.Lock()
+		g.upgrades++
+		refuse := g.refuse
+		g.mu.Unlock()
+		if refuse != nil {
+			if err := refuse(string(ctx.Request.Header.Peek("Authorization"))); err != nil {
+				status, body := errs.HTTP(err)
+				ctx.SetStatusCode(status)
+				ctx.SetBody(body)
+				return
+			}
+		}
+		g.wg.Add(1)
+		if up.Upgrade(ctx, func(c *websocket.Conn) {
+			defer g.wg.Done()
+			defer c.Close()
+			g.serve(c)
+		}) != nil {
+			g.wg.Done()
+		}
+	}}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = g.srv.Serve(&ws.Listener{Listener: tracker{l, g}})
+	}()
+	t.Cleanup(func() {
+		g.stop()
+		<-served
+	})
+	return g
+}
+
+func (g *gateway) stop() {
+	_ = g.srv.Shutdown()
+	g.end(nil)
+	g.cut()
+	g.wg.Wait()
+}
+
+func (g *gateway) serve(c *websocket.Conn) {
+	conn, err := ws.New(c, 1<<20)
+	if err != nil {
+		return
+	}
+	lane, err := g.handshake(conn)
+	if err != nil {
+		conn.Close(errs.CloseFrame(err))
+		conn.Drain()
+		conn.Abort()
+		conn.Wait()
+		return
+	}
+	_ = lane.Run()
+}
+
+func (g *gateway) handshake(conn *ws.Conn) (*link.Lane, error) {
+	hs, err := link.Greet(context.Background(), conn)
+	if err != nil {
+		return nil, err
+	}
+	g.mu.Lock()
+	turn := g.turn
+	g.mu.Unlock()
+	if turn != nil {
+		if err := turn(); err != nil {
+			return nil, err
+		}
+	}
+	if id, ok := hs.Tunnel(); ok {
+		g.mu.Lock()
+		t := g.tunnels[id]
+		g.mu.Unlock()
+		if t == nil {
+			return nil, errs.New(errs.TunnelUnknown, "not here")
+		}
+		return hs.Resume(t)
+	}
+	t, lane, err := hs.Accept(link.Config{Replica: "test", Accept: func(s *link.Stream) {
+		g.mu.Lock()
+		g.opened = append(g.opened, s.Request().Route)
+		g.mu.Unlock()
+		s.Accept()
+	}, Renew: func(token string) (time.Time, error) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.renewed = append(g.renewed, token)
+		if token == "bad" {
+			return time.Time{}, errs.New(errs.TokenInvalid, "bad")
+		}
+		return time.Now().Add(time.Hour), nil
+	}})
+	if err != nil {
+		return nil, err
+	}
+	g.mu.Lock()
+	g.tunnels[t.ID()] = t
+	g.mu.Unlock()
+	return lane, nil
+}
+
+func (g *gateway) with(f func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f()
+}
+
+func (g *gateway) all() (all []*link.Tunnel) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, t := range g.tunnels {
+		if t.Err() == nil {
+			all = append(all, t)
+		}
+	}
+	return all
+}
+
+// cut breaks every connection without a word.
+func (g *gateway) cut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for c := range g.conns {
+		c.Close()
+	}
+	clear(g.conns)
+}
+
+// end ends every tunnel.
+func (g *gateway) end(err error) {
+	for _, t := range g.all() {
+		t.Close(err)
+	}
+}
+
+// forget makes the gateway deny that it ever had a tunnel.
+func (g *gateway) forget() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	clear(g.tunnels)
+}
+
+func (g *gateway) count() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.upgrades
+}
+
+func (g *gateway) streams() (n int) {
+	for _, t := range g.all() {
+		n += t.Stats().Streams
+	}
+	return n
+}
