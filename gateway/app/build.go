@@ -91,7 +91,7 @@ func (a *App) newSessions() error {
 	t := a.cfg.Tunnel
 	a.sessions = session.New(session.Config{
 		Link: link.Config{Window: int(t.Window), MaxWindow: int(t.MaxWindow), Memory: int64(t.Memory), MaxMessage: int(t.MaxMessage),
-			Heartbeat: t.Heartbeat, Replica: a.opts.Instance, Budget: link.NewBudget(processMemory*int64(t.Memory), nil)},
+			Heartbeat: t.Heartbeat, Idle: t.Idle, Replica: a.opts.Instance, Budget: link.NewBudget(processMemory*int64(t.Memory), nil)},
 		ResumeTTL: t.ResumeTTL,
 		Handshake: handshakeTimeout,
 		Opener:    a.opener(),

@@ -215,7 +215,7 @@ func (hs *Handshake) Accept(cfg Config) (*Tunnel, *Lane, error) {
 
 func (hs *Handshake) welcome(t *Tunnel, key [keySize]byte) error {
 	return send(hs.conn, typeWelcome, welcome{version: Version, limits: t.cfg.limits(), tunnel: t.id, key: key,
-		heartbeat: t.cfg.Heartbeat, resumeTTL: t.cfg.ResumeTTL, replica: t.cfg.Replica}.append(nil))
+		heartbeat: t.cfg.Heartbeat, resumeTTL: t.cfg.ResumeTTL, idle: t.cfg.Idle, replica: t.cfg.Replica}.append(nil))
 }
 
 // Resume carries t on over the handshake's connection, displacing the lane it has, if the sidecar proves that the tunnel

@@ -1,7 +1,6 @@
 package link
 
 import (
-	"errors"
 	"io"
 	"runtime/debug"
 	"sync"
@@ -361,7 +360,8 @@ func (l *Lane) readFrame(r io.Reader) error {
 func readMessage(r io.Reader, p []byte) (h header, n int, err error) {
 	var head [headerSize]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
+		// The very values that io.ReadFull makes of a message's end: an error that wraps one is of a connection that broke.
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
 			err = violation("a message shorter than the header of %d bytes", headerSize)
 		}
 		return h, 0, err

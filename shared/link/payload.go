@@ -81,6 +81,7 @@ type welcome struct {
 	key       [keySize]byte
 	heartbeat time.Duration // the gateway's; milliseconds on the wire
 	resumeTTL time.Duration // how long it holds the tunnel without a lane; milliseconds on the wire
+	idle      time.Duration // after which it wants a tunnel without streams to be ended; 0: never; milliseconds on the wire
 	replica   string
 }
 
@@ -91,6 +92,7 @@ func (w welcome) append(b []byte) []byte {
 	b = append(b, w.key[:]...)
 	b = appendMillis(b, w.heartbeat)
 	b = appendMillis(b, w.resumeTTL)
+	b = appendMillis(b, w.idle)
 	return appendText(b, w.replica[:min(len(w.replica), maxReplica)])
 }
 
@@ -102,6 +104,7 @@ func parseWelcome(p []byte) (w welcome, err error) {
 	f.fixed(w.key[:])
 	w.heartbeat = f.millis()
 	w.resumeTTL = f.millis()
+	w.idle = f.millis()
 	w.replica = f.text()
 	return w, f.err
 }

@@ -261,7 +261,7 @@ func (s *Stream) endConsumed(err error) {
 	switch {
 	case s.over:
 	case err != nil:
-		s.reset(broken(err))
+		s.reset(s.Broken(err, "writing to"))
 	default:
 		s.recv.finConsumed = true
 		s.t.due(s, dueCredit)
@@ -269,9 +269,13 @@ func (s *Stream) endConsumed(err error) {
 	}
 }
 
-// broken is the error of a stream whose destination failed.
-func broken(err error) *errs.Error {
-	return errs.Wrap(errs.ConnectionBroken, err, "the receiving connection broke")
+// Broken is the error of a stream whose connection failed on this side: the application's at the sidecar, the backend's at
+// the gateway. doing is what failed, such as "reading from".
+func (s *Stream) Broken(err error, doing string) *errs.Error {
+	if s.t.client {
+		return errs.Wrap(errs.ConnectionBroken, err, "%s the application", doing)
+	}
+	return errs.Wrap(errs.BackendBroken, err, "%s the backend of route %s", doing, s.req.Route)
 }
 
 // consume notes that n bytes were taken, and that taking more failed if err is not nil. Called with mu held.
@@ -283,7 +287,7 @@ func (s *Stream) consume(n int, err error) {
 	d.consumed += uint64(n)
 	switch {
 	case err != nil:
-		s.reset(broken(err))
+		s.reset(s.Broken(err, "writing to"))
 	case d.finKnown && d.consumed == d.final: // the CREDIT of the end tells it
 	case d.consumed-d.acked >= s.ackThreshold():
 		s.t.due(s, dueCredit)

@@ -25,6 +25,7 @@ type Config struct {
 	MaxStreams int           // streams of a tunnel at once; 16384
 	Heartbeat  time.Duration // silence after which a ping is sent; a side that stays silent for half as long again is dead; 30 s
 	ResumeTTL  time.Duration // gateway: how long it holds a tunnel without a lane, told to the sidecar
+	Idle       time.Duration // gateway: after which a tunnel without streams should be ended, told to the sidecar; 0: never
 	Replica    string        // gateway: its name, told to the sidecar
 	Budget     *Budget       // of the tenant or process, above the tunnel's own; may be nil
 	Logger     *slog.Logger  // for faults in handlers; default discards
@@ -153,6 +154,9 @@ func (t *Tunnel) Replica() string { return t.hello.replica }
 
 // ResumeTTL is how long the gateway holds the tunnel without a lane, as it told the sidecar.
 func (t *Tunnel) ResumeTTL() time.Duration { return t.hello.resumeTTL }
+
+// Idle is after how long without streams the gateway wants the tunnel to be ended, as it told the sidecar; 0: never.
+func (t *Tunnel) Idle() time.Duration { return t.hello.idle }
 
 // Done is closed when the tunnel is over: closed by either side, or given up.
 func (t *Tunnel) Done() <-chan struct{} { return t.done }

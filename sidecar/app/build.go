@@ -34,6 +34,7 @@ func (a *App) newPool() (*tunnel.Pool, error) {
 		Min:            a.cfg.Tunnels.Min,
 		Max:            a.cfg.Tunnels.Max,
 		Mixed:          mixed(a.cfg.Listeners),
+		Idle:           a.cfg.Tunnel.Idle,
 		Backoff:        tunnel.Backoff{Base: a.cfg.Reconnect.Base, Cap: a.cfg.Reconnect.Cap, MaxAttempts: a.cfg.Reconnect.MaxAttempts},
 		Reconnect:      a.cfg.Reconnect.Enabled,
 		Waiting:        func() bool { return a.queue.Len() > 0 },

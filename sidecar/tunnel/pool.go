@@ -24,7 +24,7 @@ type Config struct {
 	Link           link.Config
 	Min, Max       int
 	Mixed          bool          // listeners of different priorities: bulk gets a tunnel of its own
-	Idle           time.Duration // a tunnel that the pool does not want ends after so long without streams; 0: 5 minutes
+	Idle           time.Duration // a tunnel that the pool does not want ends after so long without streams; 0: never
 	Backoff        Backoff
 	Reconnect      bool               // false: the first failure is final
 	Waiting        func() bool        // somebody waits for a tunnel
@@ -54,16 +54,11 @@ type Pool struct {
 // growAfterLimit is how long the pool does not try to grow after the gateway refused a tunnel over the tenant's limit.
 const growAfterLimit = time.Minute
 
-const defaultIdle = 5 * time.Minute
-
 // streamsPerTunnel is from where another tunnel is opened, up to Max.
 const streamsPerTunnel = 16
 
 // New makes a pool; Run starts it.
 func New(cfg Config) *Pool {
-	if cfg.Idle == 0 {
-		cfg.Idle = defaultIdle
-	}
 	p := &Pool{cfg: cfg, look: make(chan struct{}, 1), watch: make(chan struct{}),
 		attempts: cfg.Metrics.NewCounter("fairlead_sidecar_connect_attempts_total"),
 		resumes:  cfg.Metrics.NewCounter("fairlead_sidecar_resumes_total"),
@@ -180,15 +175,27 @@ func (p *Pool) survey(s *slot, u *use) {
 	}
 }
 
-// shrink ends one tunnel that has been idle for long, the youngest first.
+// shrink ends one tunnel that has been idle for as long as this side or its gateway allows, the youngest first.
 func (p *Pool) shrink() {
 	for _, s := range slices.Backward(p.list()) {
-		if s.usable() != nil && !s.idleSince.IsZero() && time.Since(s.idleSince) >= p.cfg.Idle {
+		t := s.usable()
+		if t == nil || s.idleSince.IsZero() {
+			continue
+		}
+		if allowed := shorter(p.cfg.Idle, t.Idle()); allowed > 0 && time.Since(s.idleSince) >= allowed {
 			s.log.Info("idle tunnel ends", "idle", time.Since(s.idleSince).Round(time.Second).String())
 			s.retire()
 			return
 		}
 	}
+}
+
+// shorter is the shorter of two times, of which 0 has no end.
+func shorter(a, b time.Duration) time.Duration {
+	if a == 0 || b > 0 && b < a {
+		return b
+	}
+	return a
 }
 
 // growTo adds slots until there are want; the first ones are always kept, further ones only once a tunnel works.
