@@ -43,7 +43,7 @@ func newFakeGateway(t *testing.T) *fakeGateway {
 
 func (g *fakeGateway) serve(ws *websocket.Conn) error {
 	challenge := make([]byte, frameHeader+32)
-	challenge[0] = 0x01
+	challenge[0] = frameChallenge
 	if err := ws.WriteMessage(websocket.BinaryMessage, challenge); err != nil {
 		return err
 	}

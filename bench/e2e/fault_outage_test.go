@@ -100,7 +100,7 @@ func (w *world) recovery(how outage, length time.Duration) (old, fresh time.Dura
 			results <- err
 		}()
 	}
-	<-time.After(length)
+	<-time.After(length) // this is what is tested
 	back := time.Now()
 	if err := how.end(w); err != nil {
 		return 0, 0, err
@@ -116,8 +116,9 @@ func (w *world) recovery(how outage, length time.Duration) (old, fresh time.Dura
 // Without a tunnel, connections wait: as many as the queue holds, for people and programs to see. One more is refused with
 // the reason. When the network comes, they go in the order of their priority, and each where it belongs.
 //
-// Verifies: R1.3, R1.4, R5.1, R5.4
+// Verifies: R1.3, R1.4, R5.1, R5.2, R5.4
 func TestConnectionsWaitForATunnel(t *testing.T) {
+	require.Equal(t, sidecarconfig.Queue{Size: 100, Wait: 30 * time.Second}, sidecarconfig.Default().Queue)
 	w := newWorld(t, withQuickLink(), withoutWaiting(), withTarget("normal", newTarget(t, echoServer)),
 		withListener("high", "normal", "high"), withListener("low", "normal", "low"),
 		withSidecar(func(c *sidecarconfig.Config) { c.Queue = sidecarconfig.Queue{Size: 6, Wait: patience} }),
@@ -196,6 +197,8 @@ func TestWaitingForATunnelEnds(t *testing.T) {
 //
 // Verifies: R1.1, R1.10
 func TestAttemptsAreDelayedAndLogged(t *testing.T) {
+	usual := sidecarconfig.Default().Reconnect
+	require.Equal(t, []time.Duration{200 * time.Millisecond, 30 * time.Second}, []time.Duration{usual.Base, usual.Cap})
 	const base, most, attempts = 20 * time.Millisecond, 150 * time.Millisecond, 12
 	w := newWorld(t, withoutWaiting(), withTarget("echo", newTarget(t, echoServer)),
 		withSidecar(func(c *sidecarconfig.Config) {

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"crypto/tls"
 	"encoding/binary"
 	"io"
@@ -49,16 +51,21 @@ func (w *world) tryRaw(token string) (*rawLane, *http.Response, error) {
 
 // Kinds of frames; PROTOCOL.md has them all.
 const (
-	frameHello   = 0x02
-	frameWelcome = 0x03
-	frameGoAway  = 0x23
+	frameChallenge = 0x01
+	frameHello     = 0x02
+	frameWelcome   = 0x03
+	frameSync      = 0x04
+	frameData      = 0x12
+	framePing      = 0x20
+	framePong      = 0x21
+	frameGoAway    = 0x23
 
 	frameHeader = 16
 	helloSize   = 2 + 4 + 4 + 16 + 8 + 32
 )
 
 // hello makes a HELLO; a zero tunnel asks for a new one.
-func hello(version uint16, tunnel [16]byte, epoch uint64) []byte {
+func hello(version uint16, tunnel link.ID, epoch uint64) []byte {
 	f := make([]byte, frameHeader, frameHeader+helloSize)
 	f[0] = frameHello
 	f = binary.BigEndian.AppendUint16(f, version)
@@ -84,11 +91,36 @@ func (r *rawLane) next(t *testing.T, kind byte) []byte {
 	return m[frameHeader:]
 }
 
-// greet makes a new tunnel, and drops what is read.
-func (r *rawLane) greet(t *testing.T) {
+// skipTo reads to a frame of this kind.
+func (r *rawLane) skipTo(t *testing.T, kind byte) []byte {
 	t.Helper()
-	r.next(t, 0x01) // CHALLENGE
-	r.send(t, hello(link.Version, [16]byte{}, 0))
+	for {
+		_, m, err := r.ws.ReadMessage()
+		require.NoError(t, err)
+		if m[0] == kind {
+			return m[frameHeader:]
+		}
+	}
+}
+
+// greet makes a new tunnel and returns its id and its resume key.
+func (r *rawLane) greet(t *testing.T) (id link.ID, key []byte) {
+	t.Helper()
+	r.next(t, frameChallenge)
+	r.send(t, hello(link.Version, link.ID{}, 0))
+	welcome := r.next(t, frameWelcome)[2+4+4:]
+	return link.ID(welcome[:16]), welcome[16:48]
+}
+
+// resume carries a tunnel on, with a proof made from its key.
+func (r *rawLane) resume(t *testing.T, id link.ID, key []byte, epoch uint64) {
+	t.Helper()
+	h := hello(link.Version, id, epoch)
+	mac := hmac.New(sha256.New, key)
+	_, _ = mac.Write([]byte("fairlead.link.v1 resume\x00")) // never fails
+	_, _ = mac.Write(h[len(h)-32-8-16 : len(h)-32])         // id and epoch
+	_, _ = mac.Write(r.next(t, frameChallenge))
+	r.send(t, mac.Sum(h[:len(h)-32]))
 	r.next(t, frameWelcome)
 }
 

@@ -2,10 +2,12 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -120,12 +122,20 @@ func echoes(t *testing.T, s io.ReadWriter, text string) {
 	require.Equal(t, text, string(answer))
 }
 
-// refused asserts that a connection is ended by the other side without a byte, and returns how long that took.
-func refused(t *testing.T, c net.Conn) time.Duration {
-	t.Helper()
+// refused connects to a listener and asserts that the connection is broken by the sidecar without a byte. It returns how
+// long that took.
+func (w *world) refused(listener string) time.Duration {
+	w.t.Helper()
 	begin := time.Now()
+	c, err := net.DialTimeout("tcp", w.sidecar.addr(w.t, listener), patience)
+	if errors.Is(err, syscall.ECONNRESET) {
+		return time.Since(begin) // broken before connecting had returned
+	}
+	require.NoError(w.t, err)
+	defer c.Close()
+	require.NoError(w.t, c.SetDeadline(time.Now().Add(patience)))
 	raw, err := io.ReadAll(c)
-	assert.Error(t, err, "an application must not take a refusal for an end")
-	assert.Empty(t, raw)
+	assert.ErrorIs(w.t, err, syscall.ECONNRESET, "an application must not take a refusal for an end")
+	assert.Empty(w.t, raw)
 	return time.Since(begin)
 }

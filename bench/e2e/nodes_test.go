@@ -139,3 +139,10 @@ func writeAtomic(path string, content []byte) error {
 	}
 	return os.Rename(next, path)
 }
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(raw)
+}

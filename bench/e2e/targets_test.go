@@ -62,7 +62,7 @@ func newTarget(t *testing.T, serve func(halfCloser)) string {
 }
 
 // echoServer returns what it gets, and its end.
-func echoServer(c halfCloser) { _, _ = io.Copy(c, c) } // errors show at the other side
+func echoServer(c halfCloser) { _, _ = io.Copy(c, struct{ io.Reader }{c}) } // errors show at the other side
 
 // digestServer reads to the end, then answers one line (see digestLine) and more bytes of content, and ends.
 func digestServer(seed uint64, more int64) func(halfCloser) {

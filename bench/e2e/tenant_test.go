@@ -12,6 +12,7 @@ import (
 
 	gatewayconfig "fairlead/gateway/config"
 	"fairlead/shared/errs"
+	"fairlead/shared/link"
 )
 
 // twoTenants lets each of two tenants reach a route of its own.
@@ -22,7 +23,7 @@ func twoTenants(c *gatewayconfig.Config) {
 	}
 }
 
-// Verifies: R10.7
+// Verifies: R4.1, R10.7
 func TestAHostileTenantReachesNothing(t *testing.T) {
 	w := newWorld(t, withoutSidecar(), withGateway(twoTenants),
 		withTarget("vault", newTarget(t, echoServer)), withTarget("public", newTarget(t, echoServer)), withTarget("off", closedAddr(t)))
@@ -93,28 +94,36 @@ func TestAHostileTenantReachesNothing(t *testing.T) {
 // Limits count for each tenant by itself.
 func TestAHostileTenantUsesUpOnlyItsOwnLimits(t *testing.T) {
 	w := newWorld(t, withoutSidecar(), withGateway(twoTenants), withGateway(func(c *gatewayconfig.Config) {
-		c.Tiers[gatewayconfig.DefaultTier] = gatewayconfig.Tier{OpensPerMinute: 600, Burst: 5, Tunnels: 2, Streams: 3}
+		c.Tiers[gatewayconfig.DefaultTier] = gatewayconfig.Tier{OpensPerMinute: 5, Burst: 5, Tunnels: 2, Streams: 3}
 	}), withTarget("vault", newTarget(t, echoServer)), withTarget("public", newTarget(t, echoServer)))
 	victim, hostile := w.token("victim", time.Hour), w.token("hostile", time.Hour)
 	theirs, _ := w.connectLink(hostile)
 	w.connectLink(hostile)
 	conn, err := w.dialLane(hostile)
-	if err == nil {
-		_, err = theirs.Resume(t.Context(), conn) // any handshake would do: one tunnel too many is refused before
-		conn.Abort()
-	}
+	require.NoError(t, err)
+	_, _, err = link.Connect(t.Context(), conn, link.Config{})
+	require.ErrorIs(t, err, errs.TunnelLimit)
+	assert.Equal(t, errs.CloseLimit, conn.closeFrame().Code)
+	var open []*link.Stream
 	for range 3 {
+		s, err := openLink(t, theirs, "public")
+		require.NoError(t, err)
+		open = append(open, s)
+	}
+	_, err = openLink(t, theirs, "public")
+	require.ErrorIs(t, err, errs.StreamLimit)
+	for _, s := range open {
+		s.Reset(errs.New(errs.Canceled, "to make room"))
+	}
+	await(t, "the streams have ended", func() bool { return w.streamsAtGateway() == 0 })
+	for range 2 {
 		_, err := openLink(t, theirs, "public")
 		require.NoError(t, err)
 	}
 	_, err = openLink(t, theirs, "public")
-	require.ErrorIs(t, err, errs.StreamLimit)
-	var refusedErr error
-	for refusedErr == nil || errs.CodeOf(refusedErr) == errs.StreamLimit {
-		_, refusedErr = openLink(t, theirs, "public")
-	}
-	require.ErrorIs(t, refusedErr, errs.OpenRate)
-	assert.Positive(t, errs.From(refusedErr).RetryAfter, "a refusal says when to try again")
+	require.ErrorIs(t, err, errs.OpenRate)
+	assert.InDelta(t, time.Minute/5, errs.From(err).RetryAfter, float64(time.Minute/5), "a refusal says when to try again")
+	assert.Positive(t, errs.From(err).RetryAfter)
 
 	mine, _ := w.connectLink(victim)
 	s, err := openLink(t, mine, "vault")
@@ -123,11 +132,13 @@ func TestAHostileTenantUsesUpOnlyItsOwnLimits(t *testing.T) {
 }
 
 // The gateway serves a tenant while another one uploads as fast as it can to a server that reads nothing.
+//
+// Verifies: R4.1
 func TestAHostileTenantBlocksNobody(t *testing.T) {
 	stuck := make(chan struct{})
-	t.Cleanup(func() { close(stuck) })
 	w := newWorld(t, withoutSidecar(), withGateway(twoTenants),
 		withTarget("vault", newTarget(t, echoServer)), withTarget("public", newTarget(t, func(halfCloser) { <-stuck })))
+	t.Cleanup(func() { close(stuck) }) // before the target waits for its connections
 	theirs, _ := w.connectLink(w.token("hostile", time.Hour))
 	var flood []io.Closer
 	for range 8 {
@@ -145,11 +156,13 @@ func TestAHostileTenantBlocksNobody(t *testing.T) {
 	require.NoError(t, err)
 	r := bufio.NewReader(s)
 	for range 200 {
+		begin := time.Now()
 		_, err := io.WriteString(s, "keystroke\n")
 		require.NoError(t, err)
 		line, err := r.ReadString('\n')
 		require.NoError(t, err)
 		require.Equal(t, "keystroke\n", line)
+		require.Less(t, time.Since(begin), 2*time.Second, "a keystroke and its echo")
 	}
 	for _, f := range flood {
 		require.NoError(t, f.Close())

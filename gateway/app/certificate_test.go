@@ -28,11 +28,6 @@ func TestACertificateIsReplacedWholeOrNotAtAll(t *testing.T) {
 	ca, first := testbed.NewTestCA(t)
 	second, err := ca.Issue(testbed.CertificateConfig{Name: "second"})
 	require.NoError(t, err)
-	c, err := newCertificate(first.CertFile, first.KeyFile)
-	require.NoError(t, err)
-	assert.Equal(t, "server", c.name(t))
-	assert.EqualValues(t, tls.VersionTLS13, c.serverConfig().MinVersion)
-	assert.Equal(t, []string{"http/1.1"}, c.serverConfig().NextProtos)
 	replace := func(dst, src string) {
 		b, err := os.ReadFile(src)
 		require.NoError(t, err)
@@ -40,6 +35,11 @@ func TestACertificateIsReplacedWholeOrNotAtAll(t *testing.T) {
 	}
 	log := &syncBuffer{}
 	synctest.Test(t, func(t *testing.T) {
+		c, err := newCertificate(first.CertFile, first.KeyFile)
+		require.NoError(t, err)
+		assert.Equal(t, "server", c.name(t))
+		assert.EqualValues(t, tls.VersionTLS13, c.serverConfig().MinVersion)
+		assert.Equal(t, []string{"http/1.1"}, c.serverConfig().NextProtos)
 		done := make(chan error, 1)
 		go func() { done <- c.watch(t.Context(), slog.New(slog.NewTextHandler(log, nil))) }()
 		next := func() {

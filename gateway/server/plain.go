@@ -120,23 +120,37 @@ func (s *Server) stream(ctx *fasthttp.RequestCtx, route string) {
 		answer(ctx, err)
 		return
 	}
-	drop := func() {
-		opened.Conn.Close()
-		opened.Release()
+	over, ok := s.hold(opened)
+	if !ok {
+		over()
+		answer(ctx, errs.New(errs.Draining, "this gateway takes no new streams"))
+		return
 	}
 	// An upgrade that was answered may still never reach its handler.
-	late := time.AfterFunc(upgradeTime, drop)
+	late := time.AfterFunc(upgradeTime, over)
 	err = s.upgrader.Upgrade(ctx, func(c *websocket.Conn) {
 		if !late.Stop() {
 			c.Close()
 			return
 		}
-		defer opened.Release()
+		defer over()
 		s.hijacked(c, func() { s.carry(c, opened, route, log) })
 	})
 	if err != nil && late.Stop() {
-		drop()
+		over()
 	}
+}
+
+// hold registers an open stream, so that a drain waits for it. over ends it.
+func (s *Server) hold(opened *session.Opened) (over func(), ok bool) {
+	id, ok := s.plain.add(opened.Conn)
+	return sync.OnceFunc(func() {
+		opened.Conn.Close()
+		opened.Release()
+		if ok {
+			s.plain.remove(id)
+		}
+	}), ok
 }
 
 // lingerTime is how long a backend may go on after its client has closed. WebSocket has no half-close, so nothing of what it
@@ -151,20 +165,11 @@ func upgrades(ctx *fasthttp.RequestCtx) bool {
 
 // carry relays until one side ends.
 func (s *Server) carry(c *websocket.Conn, opened *session.Opened, route string, log *slog.Logger) {
-	defer opened.Conn.Close()
 	conn, err := ws.New(c, s.cfg.MaxMessage)
 	if err != nil {
 		log.Error("cannot use a connection", logging.Error(err)...)
 		return
 	}
-	id, ok := s.plain.add(opened.Conn)
-	if !ok {
-		conn.Close(errs.CloseFrame(errs.New(errs.ShuttingDown, "the gateway is shutting down")))
-		conn.Abort()
-		conn.Wait()
-		return
-	}
-	defer s.plain.remove(id)
 	start := time.Now()
 	up := s.upload(conn, opened.Conn)
 	down, broken, gone := pump(ws.NewBytes(conn), opened.Conn)

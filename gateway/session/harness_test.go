@@ -92,7 +92,9 @@ func (e *end) Drain()           {}
 func (e *end) Abort()           { e.abort() }
 func (e *end) Wait()            {}
 
+// Close lets reads go on for a second, as link.Conn says.
 func (e *end) Close(code int, reason string) {
+	time.AfterFunc(time.Second, e.abort)
 	select {
 	case e.out <- message{closed: errs.FromCloseFrame(code, reason)}:
 	case <-e.broken:
@@ -186,6 +188,9 @@ type world struct {
 }
 
 const ttl = 60 * time.Second
+
+// pass lets time pass on synctest's clock.
+func pass(d time.Duration) { <-time.After(d) }
 
 func newWorld(t *testing.T, change func(*session.Config, *session.OpenerConfig)) *world {
 	w := &world{t: t, limits: &limits{}, set: metrics.NewSet(), log: &syncBuffer{}}

@@ -114,9 +114,15 @@ func (o *Opener) open(ctx context.Context, who Identity, route string) (*Opened,
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.cfg.Timeout)
 	defer cancel()
-	conn, err := o.cfg.Backends.Dial(ctx, who.Tenant, route)
+	var conn relay.Conn
+	defer func() {
+		if conn == nil { // also when the dial panics
+			release()
+		}
+	}()
+	conn, err = o.cfg.Backends.Dial(ctx, who.Tenant, route)
 	if err != nil {
-		release()
+		conn = nil
 		if errors.Is(err, context.DeadlineExceeded) && errs.CodeOf(err) == errs.Internal {
 			err = errs.Wrap(errs.OpenTimeout, err, "route %s was not connected within %v", route, o.cfg.Timeout)
 		}

@@ -30,9 +30,13 @@ func TestEachRefusalIsItsOwn(t *testing.T) {
 		errs.RouteForbidden: func(c *session.OpenerConfig, _ *limits, _ *session.Identity) {
 			c.Policy = policy(func(string, string) error { return errs.New(errs.RouteForbidden, "not yours") })
 		},
-		errs.OpenRate: func(_ *session.OpenerConfig, l *limits, _ *session.Identity) { l.open = errs.New(errs.OpenRate, "too fast") },
+		errs.OpenRate: func(_ *session.OpenerConfig, l *limits, _ *session.Identity) {
+			l.open = errs.New(errs.OpenRate, "too fast")
+		},
 		errs.BackendUnreachable: func(c *session.OpenerConfig, _ *limits, _ *session.Identity) {
-			c.Backends = backends(func(context.Context, string, string) (relay.Conn, error) { return nil, errs.New(errs.BackendUnreachable, "gone") })
+			c.Backends = backends(func(context.Context, string, string) (relay.Conn, error) {
+				return nil, errs.New(errs.BackendUnreachable, "gone")
+			})
 		},
 	} {
 		who := alice()

@@ -66,6 +66,18 @@ func scenarios() []scenario {
 			}
 			return errors.Join(readAll(s, 2, lostSize, 10_000), s.Wait())
 		}},
+		{"late ends", func(s *Stream) error {
+			s.Accept()
+			if err := readAll(s, 1, 5000, 1000); err != nil {
+				return err
+			}
+			return errors.Join(sendThenEnd(s, 2, 5000), s.Wait())
+		}, func(s *Stream) error {
+			if err := sendThenEnd(s, 1, 5000); err != nil {
+				return err
+			}
+			return errors.Join(readAll(s, 2, 5000, 1000), s.Wait())
+		}},
 		{"refused", func(s *Stream) error {
 			s.Reset(refusal)
 			return nil
@@ -91,6 +103,17 @@ func scenarios() []scenario {
 	}
 }
 
+// sendThenEnd ends the direction when everything before has left, so that the end is a frame of its own.
+func sendThenEnd(s *Stream, seed uint64, n int) error {
+	p, b := pattern{seed: seed}, make([]byte, n)
+	p.fill(b)
+	if _, err := s.Write(b); err != nil {
+		return err
+	}
+	pause(time.Second)
+	return s.CloseWrite()
+}
+
 // Whichever frame is the last one of its lane, lost or not: streams go on where they were, half-closed directions
 // included, resets arrive with their codes, and both sides forget.
 //
@@ -104,14 +127,14 @@ func TestLaneCutAtEachKindOfFrame(t *testing.T) {
 	}{
 		{"sidecar", typeOpen, 0, []string{"half-close", "refused", "given up"}},
 		{"sidecar", typeData, 0, []string{"half-close"}},
-		{"sidecar", typeFin, 0, []string{"half-close"}},
+		{"sidecar", typeFin, 0, []string{"late ends"}},
 		{"sidecar", typeCredit, 0, []string{"half-close"}},
 		{"sidecar", typeCredit, flagFin, []string{"half-close"}},
 		{"sidecar", typeReset, 0, []string{"given up"}},
 		{"sidecar", typeReset, flagAck, []string{"refused"}},
 		{"gateway", typeOpened, 0, []string{"half-close", "given up"}},
 		{"gateway", typeData, 0, []string{"half-close"}},
-		{"gateway", typeFin, 0, []string{"half-close"}},
+		{"gateway", typeFin, 0, []string{"late ends"}},
 		{"gateway", typeCredit, 0, []string{"half-close"}},
 		{"gateway", typeCredit, flagFin, []string{"half-close"}},
 		{"gateway", typeReset, 0, []string{"refused"}},

@@ -8,7 +8,6 @@ import (
 	"net"
 	"syscall"
 
-	"fairlead/shared/errs"
 	"fairlead/shared/link"
 )
 
@@ -77,7 +76,7 @@ func send(s *link.Stream, c Conn, read reader) error {
 			_ = s.CloseWrite() // fails only on a stream that failed
 			return nil
 		case err != nil:
-			return errs.Wrap(errs.ConnectionBroken, err, "reading from the connection")
+			return s.Broken(err, "reading from")
 		}
 	}
 }

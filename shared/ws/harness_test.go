@@ -47,6 +47,30 @@ func serverTLS(t testing.TB) (server, client *tls.Config) {
 	return server, &tls.Config{RootCAs: pool}
 }
 
+// handlers counts hijack handlers. They begin when fasthttp likes, so a sync.WaitGroup would be added to while it is waited for.
+type handlers struct {
+	mu   sync.Mutex
+	cond *sync.Cond
+	n    int
+}
+
+func (h *handlers) add(n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.n += n; h.cond != nil {
+		h.cond.Broadcast()
+	}
+}
+
+func (h *handlers) wait() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.cond = sync.NewCond(&h.mu)
+	for h.n > 0 {
+		h.cond.Wait()
+	}
+}
+
 func serve(t testing.TB, secure bool, handle func(*ws.Conn)) *upgradeServer {
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -58,11 +82,11 @@ func serve(t testing.TB, secure bool, handle func(*ws.Conn)) *upgradeServer {
 		u.url = "wss://" + tcp.Addr().String() + "/"
 	}
 	up := websocket.FastHTTPUpgrader{ReadBufferSize: ws.ReadBufferSize, WriteBufferSize: ws.WriteBufferSize, WriteBufferPool: ws.WriteBuffers, Subprotocols: []string{link.Subprotocol}}
-	var wg sync.WaitGroup
+	var running handlers
 	srv := &fasthttp.Server{KeepHijackedConns: true, ReadBufferSize: 16 << 10, Handler: func(ctx *fasthttp.RequestCtx) {
 		_ = up.Upgrade(ctx, func(c *websocket.Conn) {
-			wg.Add(1)
-			defer wg.Done()
+			running.add(1)
+			defer running.add(-1)
 			defer c.Close()
 			conn, err := ws.New(c, maxMessage)
 			if err == nil {
@@ -78,7 +102,7 @@ func serve(t testing.TB, secure bool, handle func(*ws.Conn)) *upgradeServer {
 	t.Cleanup(func() {
 		_ = srv.Shutdown()
 		<-done
-		wg.Wait()
+		running.wait()
 	})
 	return u
 }

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"os"
 	"sync"
 
@@ -32,7 +33,7 @@ func Connect(ctx context.Context, cfg config.Config, opts Options, route string,
 }
 
 func (a *App) carry(ctx context.Context, route string, in, out *os.File) error {
-	s, err := a.open(ctx, link.OpenRequest{Route: route, Priority: link.High, Peer: "stdio", Trace: link.NewTrace()})
+	s, err := a.openOrRefused(ctx, link.OpenRequest{Route: route, Priority: link.High, Peer: "stdio", Trace: link.NewTrace()})
 	if err != nil {
 		return a.whyNot(err)
 	}
@@ -49,12 +50,47 @@ func (a *App) carry(ctx context.Context, route string, in, out *os.File) error {
 	}
 }
 
-// whyNot prefers the reason why there is no tunnel over the fact that there is none.
+// openOrRefused opens a stream, waiting for a tunnel if need be. A refused token ends the wait at once: whoever waits at a
+// terminal can do better than to wait for attempts that will be refused too.
+func (a *App) openOrRefused(ctx context.Context, req link.OpenRequest) (*link.Stream, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		for ctx.Err() == nil {
+			changed := a.Changed()
+			if refusal := refusalOf(a.pool.LastError()); refusal != nil {
+				cancel(refusal)
+			}
+			select {
+			case <-ctx.Done():
+			case <-changed:
+			}
+		}
+	})
+	defer watch.Wait()
+	defer cancel(nil)
+	return a.open(ctx, req)
+}
+
+// whyNot prefers the reason why there is no tunnel over the fact that there is none, or that attempts were given up.
 func (a *App) whyNot(err error) error {
+	if refusal := refusalOf(err); refusal != nil {
+		return refusal
+	}
 	if last := a.pool.LastError(); last != nil && errs.CodeOf(err) == errs.NoTunnel {
 		return last
 	}
 	return err
+}
+
+// refusalOf returns the error of authentication that err is or was caused by; nil if there is none.
+func refusalOf(err error) error {
+	for ; err != nil; err = errors.Unwrap(err) {
+		if e, ok := err.(*errs.Error); ok && e.Category() == errs.Authentication {
+			return e
+		}
+	}
+	return nil
 }
 
 // stdio is standard input and output as a connection.
