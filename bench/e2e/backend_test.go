@@ -80,7 +80,7 @@ func TestBackendFailuresReachTheApplication(t *testing.T) {
 
 // Verifies: R5.7
 func TestTheBreakerAnswersAtOnce(t *testing.T) {
-	const hang = 500 * time.Millisecond
+	const hang = time.Second
 	silent := newTarget(t, func(c halfCloser) { _, _ = c.Read(make([]byte, 1<<10)); _, _ = c.Read(make([]byte, 1)) })
 	w := newWorld(t, withForward("broken", "127.0.0.1:1"), withTarget("echo", newTarget(t, echoServer)),
 		changeBackend(func(_ *world, b *gatewayconfig.Backend) { b.Address, b.DialTimeout = silent, hang }))

@@ -41,10 +41,10 @@ queue: {size: many}
 listeners:
   - {name: UPPER, listen: "127.0.0.1", route: git, priority: urgent}
 `, []string{
-			`bad.yaml:1: gateway.tokenfile: unknown key; did you mean token_file?`,
+			`bad.yaml:1: gateway.tokenfile: unknown key; did you mean token_file or token?`,
 			`bad.yaml:1: gateway.endpoints[0]: "http://a": allowed: a URL that begins with wss:// or ws://`,
 			`bad.yaml:2: reconnect.base: 5: allowed: a duration with its unit, such as 200ms, 30s or 5m, from 1ms to 1h`,
-			`bad.yaml:3: queue.size: many: allowed: a whole number from 1 to 100000`,
+			`bad.yaml:3: queue.size: "many": allowed: a whole number from 1 to 100000`,
 			`bad.yaml:5: listeners[0].name: "UPPER": allowed: a name such as git`,
 			`bad.yaml:5: listeners[0].listen: "127.0.0.1": allowed: host:port or unix:/absolute/path`,
 			`bad.yaml:5: listeners[0].priority: "urgent": allowed: a string: high, normal or low`,
@@ -60,7 +60,6 @@ surprise: 1
 			`bad.yaml:1: listen: "nowhere": allowed: host:port`,
 			`tls.key_file`,
 			`auth.issuers[0].algorithms`,
-			`0 key sources`,
 			`bad.yaml:4: routes.git.backend: "missing": no such backend`,
 			`policy[0].tenants[0]`,
 			`policy[0].routes[0]`,
@@ -87,7 +86,7 @@ surprise: 1
 	}
 }
 
-// Verifies: R9.4, R9.5
+// Verifies: R9.4
 func TestFlagsWinOverEnvironmentOverFile(t *testing.T) {
 	w := newWorld(t, withoutSidecar(), withTarget("echo", newTarget(t, echoServer)))
 	gateway, sidecar := binaries(t)
@@ -98,11 +97,15 @@ func TestFlagsWinOverEnvironmentOverFile(t *testing.T) {
 	p := spawn(t, env, gateway, "run", "--config", file, "--set", "ssh_pool.connections=9", "--log-level", "info")
 	n := gatewayNode{running: p.node()}
 	n.admin = p.started(t, "serving").str("admin")
-	var effective []struct{ Key, Value, Source string }
+	var effective []struct {
+		Key    string
+		Value  any
+		Source string
+	}
 	require.NoError(t, json.Unmarshal([]byte(get(t, n.url("/api/tunnel/config"))), &effective))
 	values := map[string][2]string{}
 	for _, e := range effective {
-		values[e.Key] = [2]string{e.Value, e.Source}
+		values[e.Key] = [2]string{fmt.Sprint(e.Value), e.Source}
 	}
 	assert.Equal(t, "7s", values["shutdown.drain"][0], "the file over the default")
 	assert.Contains(t, values["shutdown.drain"][1], "precedence.yaml")
@@ -111,7 +114,6 @@ func TestFlagsWinOverEnvironmentOverFile(t *testing.T) {
 	assert.Equal(t, "9", values["ssh_pool.connections"][0], "a flag over both")
 	assert.Contains(t, values["ssh_pool.connections"][1], "--set")
 	assert.Equal(t, "info", values["log.level"][0])
-	assert.Equal(t, "default", values["breaker.retry_after"][1])
 
 	// A sidecar that knows nothing but its environment carries connections.
 	s := w.sidecarOf(spawn(t, []string{
@@ -153,14 +155,17 @@ func TestSignalsDrainAndASecondOneEndsAtOnce(t *testing.T) {
 		assert.Equal(t, 128+int(sig), w.sidecar.proc.exit(t), "a second signal does not wait")
 	}
 	w.startSidecar()
-	w.waitReady()
-	c := w.dial("echo")
-	echoes(t, c, "before")
-	w.gateway.proc.signal(t, syscall.SIGTERM)
-	w.gateway.logs.wait(t, "draining")
-	echoes(t, c, "a stream in flight is served on")
-	w.gateway.proc.signal(t, syscall.SIGTERM)
-	assert.Equal(t, 128+int(syscall.SIGTERM), w.gateway.proc.exit(t))
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		w.waitReady()
+		c := w.dial("echo")
+		echoes(t, c, "before")
+		w.gateway.proc.signal(t, sig)
+		w.gateway.logs.wait(t, "draining")
+		echoes(t, c, "a stream in flight is served on")
+		w.gateway.proc.signal(t, sig)
+		assert.Equal(t, 128+int(sig), w.gateway.proc.exit(t))
+		w.startGateway()
+	}
 }
 
 // A signal that comes before a program was ready tells so by its exit code.
@@ -189,7 +194,8 @@ func TestReloadKeepsConnections(t *testing.T) {
 	configFile(w, "gateway", w.gatewayConfig)
 	w.gateway.proc.signal(t, syscall.SIGHUP)
 	said := w.gateway.logs.wait(t, "configuration reloaded")
-	assert.Equal(t, "policy", said.str("applied"))
+	assert.Contains(t, said.str("applied"), "policy")
+	assert.NotContains(t, said.str("applied"), "breaker")
 	assert.Equal(t, "breaker.failures", said.str("needs_restart"))
 	w.refused("echo")
 	w.sidecar.logs.wait(t, "connection ended", "code", errs.RouteForbidden.String())

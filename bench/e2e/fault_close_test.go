@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"encoding/binary"
-	"errors"
 	"io"
 	"strings"
 	"testing"
@@ -99,12 +98,14 @@ func TestCloseCodesOfRefusals(t *testing.T) {
 	t.Run("an operator's end", func(t *testing.T) {
 		r := w.dialRaw("ended", time.Hour)
 		id, _ := r.greet(t)
+		w.gateway.logs.wait(t, "tunnel connected", "tunnel", id.String())
 		w.endTunnel(id.String())
 		requireClose(t, r.closed(t), errs.CloseGoingAway, errs.ShuttingDown)
 	})
 	t.Run("a newer WebSocket", func(t *testing.T) {
 		r := w.dialRaw("moved", time.Hour)
 		id, key := r.greet(t)
+		w.gateway.logs.wait(t, "tunnel connected", "tunnel", id.String())
 		w.dialRaw("moved", time.Hour).resume(t, id, key, 2)
 		requireClose(t, r.closed(t), errs.CloseDisplaced, errs.Displaced)
 		r = w.dialRaw("moved", time.Hour)
@@ -193,8 +194,7 @@ func TestTheSidecarLeavesInOrder(t *testing.T) {
 		func(w *world) { w.afterwards = append(w.afterwards, func() { w.pointAt(g.addr) }) })
 	w.waitReady()
 	require.NoError(t, w.sidecar.stop())
-	var closed *websocket.CloseError
-	require.True(t, errors.As(<-g.ended, &closed))
+	closed := <-g.told
 	require.Equal(t, errs.CloseNormal, closed.Code)
 	require.Equal(t, "done", closed.Text)
 }

@@ -6,9 +6,9 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -23,8 +23,8 @@ import (
 // sidecar hides or would never send. It is also a link.Conn, for tests that want a tunnel over it.
 type rawLane struct {
 	ws       *websocket.Conn
-	received atomic.Uint64 // messages
-	writing  sync.Mutex    // pings may come in between
+	received atomic.Uint64              // messages
+	told     chan *websocket.CloseError // takes the peer's close frame that NextReader meets, if there is room
 }
 
 var _ link.Conn = (*rawLane)(nil)
@@ -142,13 +142,18 @@ func (r *rawLane) closed(t *testing.T) *websocket.CloseError {
 func (r *rawLane) NextReader() (io.Reader, error) {
 	_, reader, err := r.ws.NextReader()
 	r.received.Add(1)
+	var closed *websocket.CloseError
+	if errors.As(err, &closed) {
+		select {
+		case r.told <- closed:
+		default:
+		}
+	}
 	return reader, err
 }
 
 // Write implements link.Conn.
 func (r *rawLane) Write(head, payload []byte) error {
-	r.writing.Lock()
-	defer r.writing.Unlock()
 	w, err := r.ws.NextWriter(websocket.BinaryMessage)
 	if err != nil {
 		return err

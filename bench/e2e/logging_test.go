@@ -142,6 +142,7 @@ func TestAuthenticationIsLoggedWithoutTheToken(t *testing.T) {
 	}
 }
 
+// Verifies: R11.7
 func TestLogLevelChangesAtRunTime(t *testing.T) {
 	w := newWorld(t, withTarget("echo", newTarget(t, echoServer)))
 	for _, n := range []struct {

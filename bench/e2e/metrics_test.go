@@ -39,8 +39,8 @@ func parseMetrics(t *testing.T, text string) metrics {
 	return all
 }
 
-// histograms checks that every histogram has cumulative le buckets up to +Inf, a sum and a count, and returns their names
-// with labels other than le.
+// histograms checks that every histogram of the programs, other than those of the Go runtime, has cumulative le buckets up
+// to +Inf, a sum and a count, and returns their names with labels other than le.
 func (m metrics) histograms(t *testing.T, text string) []string {
 	t.Helper()
 	assert.NotContains(t, text, "vmrange", "buckets that only VictoriaMetrics reads")
@@ -48,7 +48,7 @@ func (m metrics) histograms(t *testing.T, text string) []string {
 	last, at := map[string]float64{}, map[string]float64{}
 	for line := range strings.Lines(text) { // in the order of the page
 		parts := sample.FindStringSubmatch(strings.TrimSuffix(line, "\n"))
-		if parts == nil || !strings.HasSuffix(parts[1], "_bucket") {
+		if parts == nil || !strings.HasPrefix(parts[1], "fairlead_") || !strings.HasSuffix(parts[1], "_bucket") {
 			continue
 		}
 		labels, le := splitLE(t, parts[2])

@@ -90,7 +90,9 @@ func TestFourKindsOfRefusalAreTold(t *testing.T) {
 // authentication.
 func (w *world) tellsWhy(t *testing.T, exe, route string, code errs.Code) {
 	t.Helper()
-	_, told, exit := command(t, nil, exe, "connect", route, "--config", configFile(w, "connect", w.sidecarConfig))
+	cfg := w.sidecarConfig
+	cfg.Reconnect.MaxAttempts, cfg.Queue.Wait = 0, 10*patience // a person is told at once, whatever a sidecar would do
+	_, told, exit := command(t, nil, exe, "connect", route, "--config", configFile(w, "connect", cfg))
 	assert.Equal(t, errs.ExitAuthentication, exit, told)
 	assert.Contains(t, told, "sidecar: "+code.String()+": ")
 }

@@ -176,7 +176,7 @@ func TestForwardsTheAgent(t *testing.T) {
 	dir := t.TempDir()
 	key, socket := filepath.Join(dir, "key"), filepath.Join(dir, "agent")
 	tool{}.run(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "only in the agent", "-f", key)
-	spawn(t, nil, "/usr/bin/ssh-agent", "-D", "-a", socket)
+	spawn(t, nil, "ssh-agent", "-D", "-a", socket)
 	mine := tool{env: []string{"SSH_AUTH_SOCK=" + socket}}
 	await(t, "the agent takes the key", func() bool {
 		_, _, err := mine.try(t, "ssh-add", "-q", key)

@@ -162,7 +162,7 @@ func TestAHostileTenantBlocksNobody(t *testing.T) {
 		line, err := r.ReadString('\n')
 		require.NoError(t, err)
 		require.Equal(t, "keystroke\n", line)
-		require.Less(t, time.Since(begin), 2*time.Second, "a keystroke and its echo")
+		require.Less(t, time.Since(begin), 5*time.Second, "a keystroke and its echo")
 	}
 	for _, f := range flood {
 		require.NoError(t, f.Close())

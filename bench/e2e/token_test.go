@@ -15,7 +15,7 @@ import (
 func TestAnExpiredTokenEndsItsTunnel(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, withoutSidecar(), withTarget("echo", newTarget(t, echoServer)))
-	expires := time.Now().Add(4 * time.Second).Truncate(time.Second)
+	expires := time.Now().Add(8 * time.Second).Truncate(time.Second)
 	token, err := w.issuer.Valid(ownTenant, time.Until(expires)+500*time.Millisecond) // the claim is in whole seconds
 	require.NoError(t, err)
 	tunnel, lane := w.connectLink(token)
@@ -48,8 +48,8 @@ func TestAnExpiredTokenEndsItsTunnel(t *testing.T) {
 // Verifies: R4.2
 func TestARenewedTokenIsTakenInBand(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, withLifetime(15*time.Second), withTarget("echo", newTarget(t, echoServer)))
-	first := time.Now().Add(15 * time.Second)
+	w := newWorld(t, withLifetime(20*time.Second), withTarget("echo", newTarget(t, echoServer)))
+	first := w.gateway.tunnels(t)[0].Expires
 	id := w.sidecar.tunnelID(t)
 	old := w.dial("echo")
 	echoes(t, old, "under the first token")

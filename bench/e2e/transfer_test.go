@@ -78,6 +78,7 @@ func TestServersHalfCloseToo(t *testing.T) {
 // Verifies: R10.6
 func TestLargeTransfersBothWaysAtOnce(t *testing.T) {
 	const size = 256 << 20
+	wantDown, wantUp := lineOfContent(25, size), lineOfContent(26, size)
 	for mode, with := range modes() {
 		t.Run(mode, func(t *testing.T) {
 			w := newWorld(t, with("exchange", newTarget(t, exchangeServer(25, size))))
@@ -93,11 +94,11 @@ func TestLargeTransfersBothWaysAtOnce(t *testing.T) {
 			down := sha256.New()
 			n, err := io.CopyN(down, c, size)
 			require.NoError(t, err)
-			assert.Equal(t, lineOfContent(25, size), digestLine(down.Sum(nil), n))
+			assert.Equal(t, wantDown, digestLine(down.Sum(nil), n))
 			require.NoError(t, <-sent)
 			rest, err := io.ReadAll(c)
 			require.NoError(t, err)
-			assert.Equal(t, lineOfContent(26, size), string(rest))
+			assert.Equal(t, wantUp, string(rest))
 			await(t, "the stream has ended", func() bool { return w.streamsAtGateway() == 0 })
 			tunnel := w.gateway.tunnels(t)[0]
 			assert.Zero(t, tunnel.Resumes)

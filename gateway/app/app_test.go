@@ -175,7 +175,6 @@ func TestAGateway(t *testing.T) {
 	assert.Equal(t, "draining", a.diagnostics().State)
 }
 
-// Verifies: R5.7
 func TestAnOperatorOverrulesABreaker(t *testing.T) {
 	s := newSite(t)
 	a, _ := s.run()

@@ -72,10 +72,21 @@ func (d dialer) Dial(ctx context.Context, tenant, route string) (relay.Conn, err
 	return d.Set.Dial(ctx, tenant, route)
 }
 
-// verify gives a token's identity the type of the sessions.
+// verify gives a token's identity the type of the sessions. To them a token ends when it is no longer accepted, which is
+// after the leeway of its issuer.
 func (a *App) verify(ctx context.Context, token string) (session.Identity, error) {
 	who, err := a.auth.Verify(ctx, token)
-	return session.Identity{Tenant: who.Tenant, Subject: who.Subject, Issuer: who.Issuer, TokenID: who.TokenID, Tier: who.Tier, Expires: who.Expires}, err
+	return session.Identity{Tenant: who.Tenant, Subject: who.Subject, Issuer: who.Issuer, TokenID: who.TokenID, Tier: who.Tier,
+		Expires: who.Expires.Add(a.leeway(who.Issuer))}, err
+}
+
+func (a *App) leeway(issuer string) (most time.Duration) {
+	for _, i := range a.cfg.Auth.Issuers {
+		if i.Issuer == issuer {
+			most = max(most, i.Leeway)
+		}
+	}
+	return most
 }
 
 func (a *App) opener() *session.Opener {

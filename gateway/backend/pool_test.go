@@ -323,7 +323,7 @@ func TestCloseEndsConnectionsAndRefusesDials(t *testing.T) {
 	require.Empty(t, s.Stats())
 	// The server saw the channel closed and an orderly end, not a reset.
 	require.Eventually(t, func() bool {
-		return strings.Contains(d.log.String(), "channel 0: free") && strings.Contains(d.log.String(), "Connection closed by")
+		return strings.Contains(d.log.String(), "channel 0: free") && strings.Contains(d.log.String(), "Received disconnect from")
 	}, 5*time.Second, 5*time.Millisecond)
 }
 

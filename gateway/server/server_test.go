@@ -92,7 +92,6 @@ func TestARefusalSaysWhenToTryAgain(t *testing.T) {
 	assert.NotContains(t, f.log.String(), "msg=authenticated", "the limit comes before the token")
 }
 
-// Verifies: R4.10
 func TestTheClientsAddress(t *testing.T) {
 	proxies := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/8")}
 	for _, c := range []struct {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -262,6 +263,7 @@ func (w *world) mustConnect(who session.Identity) *sidecar {
 	w.t.Helper()
 	s, err := w.connect(who)
 	require.NoError(w.t, err)
+	synctest.Wait() // the sidecar may know of the tunnel before the registry does
 	return s
 }
 

@@ -57,7 +57,6 @@ func TestATunnelAndItsStreams(t *testing.T) {
 	})
 }
 
-// Verifies: R1.7
 func TestResume(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
@@ -82,7 +81,6 @@ func TestResume(t *testing.T) {
 	})
 }
 
-// Verifies: R4.1
 func TestNobodyElseResumes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
@@ -154,7 +152,6 @@ func TestASilentPeerIsFoundAndReclaimed(t *testing.T) {
 	})
 }
 
-// Verifies: R4.5
 func TestATokenThatIsNotRenewedEndsItsTunnels(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
@@ -229,7 +226,6 @@ func TestAResumeTakesTheNewToken(t *testing.T) {
 	})
 }
 
-// Verifies: R4.8
 func TestTunnelsOverTheLimitAreRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)

@@ -238,6 +238,7 @@ func (s *Stream) markOpened() {
 		return
 	}
 	s.opened = time.Now()
+	s.t.opening--
 	s.readable.Broadcast()
 	if opened := s.t.cfg.Opened; opened != nil {
 		s.t.unlocked(func() { opened(s) })

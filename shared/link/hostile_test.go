@@ -377,34 +377,36 @@ func TestPanicInAStreamEndsOnlyThisStream(t *testing.T) {
 	}
 }
 
-// A connection that panics in its lane's writer or reader costs the lane, not the process or the tunnel.
+// faultyConn panics when the lane's writer, or a sender in its place, writes what is for streams.
 type faultyConn struct {
 	Conn
-	write, read bool
+	kind frameType
 }
 
-func (c *faultyConn) Write(head, payload []byte) error {
-	if c.write && head[0] >= byte(typeOpen) {
+func (c faultyConn) Write(head, payload []byte) error {
+	if frameType(head[0]) == c.kind {
 		panic("a fault in the connection")
 	}
 	return c.Conn.Write(head, payload)
 }
 
-func (c *faultyConn) Received() uint64 { return c.Conn.Received() }
-
+// A fault in the lane itself costs the lane, whoever was writing to it, not the process, the tunnel or a stream.
 func TestPanicInALaneCostsTheLane(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		p := playGateway(t, Config{})
-		p.tun.mu.Lock()
-		p.tun.lane.conn = &faultyConn{Conn: p.lane.conn, write: true}
-		p.tun.mu.Unlock()
-		_, err := p.tun.Open(OpenRequest{Route: "git"})
-		require.NoError(t, err)
-		isCode(t, errs.Panicked, <-p.ran)
-		require.NoError(t, p.tun.Err())
-		p.tun.Close(nil)
-		p.tun.Wait()
-	})
+	for _, kind := range []frameType{typeOpen, typeData} {
+		bubble(t, func(t *testing.T) {
+			p := playGatewayOver(t, Config{}, func(c Conn) Conn { return faultyConn{c, kind} })
+			s, err := p.tun.Open(OpenRequest{Route: "git"})
+			require.NoError(t, err)
+			pause(time.Second)
+			_, err = s.Write(make([]byte, 100_000)) // large: the sender writes it to the lane itself
+			require.NoError(t, err)
+			isCode(t, errs.Panicked, <-p.ran)
+			require.NoError(t, p.tun.Err())
+			require.Equal(t, 1, p.tun.Stats().Streams)
+			p.tun.Close(nil)
+			p.tun.Wait()
+		})
+	}
 	bubble(t, func(t *testing.T) {
 		p := playGateway(t, Config{GoAway: func(GoAway) { panic("a fault in a callback") }})
 		p.send(header{kind: typeGoAway}, GoAway{Reason: refusal}.append(nil))

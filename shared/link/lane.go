@@ -136,11 +136,16 @@ func (l *Lane) abort(cause error) {
 
 func (l *Lane) recovered() {
 	if p := recover(); p != nil {
-		l.t.cfg.Logger.Error("panic in a lane", "code", errs.Panicked.String(), "panic", p, "stack", string(debug.Stack()))
 		l.t.mu.Lock()
 		defer l.t.mu.Unlock()
-		l.abort(errs.New(errs.Panicked, "a fault in the lane"))
+		l.panicked(p)
 	}
+}
+
+// panicked costs the lane, not the tunnel. Called with mu held, on the stack of the panic.
+func (l *Lane) panicked(p any) {
+	l.t.cfg.Logger.Error("panic in a lane", "code", errs.Panicked.String(), "panic", p, "stack", string(debug.Stack()))
+	l.abort(errs.New(errs.Panicked, "a fault in the lane"))
 }
 
 // writeLoop writes whatever becomes ready and is not written by whoever made it so.
@@ -176,10 +181,6 @@ func (l *Lane) writeLoop() {
 func (l *Lane) step(out *outgoing, scratch []byte) bool {
 	if l.next(out, scratch) {
 		err := l.put(out, min(flushAt, l.maxFrame))
-		if out.buf != nil {
-			out.buf.Release()
-			out.buf = nil
-		}
 		l.wrote(err)
 		return true
 	}
@@ -210,6 +211,12 @@ func (t *Tunnel) writeNow(n int) {
 		return
 	}
 	l.idle, l.inline = false, true
+	defer func() {
+		if p := recover(); p != nil { // the lane's fault, not the sender's
+			l.inline = false
+			l.panicked(p)
+		}
+	}()
 	var out outgoing
 	var scratch [64]byte // control frames that need more grow a slice of their own
 	more := true
@@ -227,7 +234,13 @@ func (t *Tunnel) writeNow(n int) {
 // put writes one frame, and flushes from limit bytes on. Called with mu held, which it gives up meanwhile.
 func (l *Lane) put(out *outgoing, limit int) (err error) {
 	l.t.mu.Unlock()
-	defer l.t.mu.Lock()
+	defer func() {
+		l.t.mu.Lock()
+		if out.buf != nil {
+			out.buf.Release()
+			out.buf = nil
+		}
+	}()
 	l.t.count.framesSent.Add(1)
 	err = l.conn.Write(out.head[:], out.payload)
 	if err == nil && l.conn.Buffered() >= limit {
@@ -291,7 +304,13 @@ func (l *Lane) next(out *outgoing, scratch []byte) bool {
 	case !l.synced:
 		return false
 	}
-	if t.tctl.frame(out, scratch) || t.nextControl(out, scratch) {
+	if t.tctl.frame(out, scratch) {
+		return true
+	}
+	if t.nextControl(out, scratch) {
+		if frameType(out.head[0]) == typeOpen { // an answer is awaited, like that to data
+			l.hurryPulse()
+		}
 		return true
 	}
 	if !t.nextData(out, l.maxFrame) {

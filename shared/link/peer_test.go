@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +19,7 @@ import (
 type peer struct {
 	t    testing.TB
 	conn Conn
+	mu   sync.Mutex // a test may write while another of its goroutines answers pings
 }
 
 func (p *peer) send(h header, payload []byte) {
@@ -29,6 +31,8 @@ func (p *peer) send(h header, payload []byte) {
 func (p *peer) try(h header, payload []byte) error {
 	var head [headerSize]byte
 	h.put(&head)
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if err := p.conn.Write(head[:], payload); err != nil {
 		return err
 	}
@@ -103,7 +107,7 @@ var testLimits = limits{maxMessage: 1 << 20, window: defaultWindow}
 // playSidecar makes a gateway's tunnel whose sidecar is played.
 func playSidecar(t testing.TB, cfg Config) *played {
 	pair := newMemPair()
-	p := &played{peer: &peer{t, pair.client}}
+	p := &played{peer: &peer{t: t, conn: pair.client}}
 	type made struct {
 		tun  *Tunnel
 		lane *Lane
@@ -134,12 +138,17 @@ func playSidecar(t testing.TB, cfg Config) *played {
 
 // playGateway makes a sidecar's tunnel whose gateway is played.
 func playGateway(t testing.TB, cfg Config) *played {
+	return playGatewayOver(t, cfg, func(c Conn) Conn { return c })
+}
+
+// playGatewayOver is playGateway with a connection of the sidecar's that the test changes.
+func playGatewayOver(t testing.TB, cfg Config, wrap func(Conn) Conn) *played {
 	pair := newMemPair()
-	p := &played{peer: &peer{t, pair.server}}
+	p := &played{peer: &peer{t: t, conn: pair.server}}
 	done := make(chan error, 1)
 	go func() {
 		var err error
-		p.tun, p.lane, err = Connect(context.Background(), pair.client, cfg)
+		p.tun, p.lane, err = Connect(context.Background(), wrap(pair.client), cfg)
 		done <- err
 	}()
 	p.send(header{kind: typeChallenge}, make([]byte, nonceSize))

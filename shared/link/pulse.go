@@ -89,7 +89,7 @@ func (l *Lane) beat() {
 		l.abort(errs.New(errs.LaneDead, "the peer was silent for %v after a ping", asked.Round(time.Millisecond)))
 		return
 	}
-	p.hurried = p.hurried && l.t.unacked > 0
+	p.hurried = p.hurried && (l.t.unacked > 0 || l.t.opening > 0)
 	switch {
 	case p.pinging && p.hurried:
 		p.timer.Reset(min(patience-asked, l.fastPulse()))

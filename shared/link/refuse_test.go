@@ -65,7 +65,7 @@ func TestProofCannotBeReplayed(t *testing.T) {
 			}
 			done <- err
 		}()
-		next := &peer{t, pair.client}
+		next := &peer{t: t, conn: pair.client}
 		next.expect(typeChallenge)
 		overheard := hello{version: Version, limits: testLimits, tunnel: p.tun.ID(), epoch: 2, proof: proof(p.key, p.tun.ID(), 2, make([]byte, nonceSize))}
 		next.send(header{kind: typeHello}, overheard.append(nil))
@@ -181,7 +181,7 @@ func handshakeWith(t *testing.T, answer func(p *peer)) (served, seen error) {
 		}
 		done <- err
 	}()
-	p := &peer{t, pair.client}
+	p := &peer{t: t, conn: pair.client}
 	p.expect(typeChallenge)
 	answer(p)
 	seen = p.end()
@@ -245,7 +245,7 @@ func TestSidecarRefusesABadGateway(t *testing.T) {
 					_, _, err := Connect(context.Background(), pair.client, Config{})
 					done <- err
 				}()
-				p := &peer{t, pair.server}
+				p := &peer{t: t, conn: pair.server}
 				p.send(header{kind: typeChallenge}, make([]byte, c.nonce))
 				if c.welcome != nil {
 					p.expect(typeHello)
@@ -283,7 +283,7 @@ func TestSidecarGivesUpAResume(t *testing.T) {
 			_, err := p.tun.Resume(context.Background(), pair.client)
 			done <- err
 		}()
-		next := &peer{t, pair.server}
+		next := &peer{t: t, conn: pair.server}
 		next.send(header{kind: typeChallenge}, make([]byte, nonceSize))
 		next.expect(typeHello)
 		next.send(header{kind: typeWelcome}, welcome{version: Version, limits: testLimits, tunnel: ID{99}}.append(nil))

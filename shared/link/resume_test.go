@@ -319,7 +319,7 @@ func TestResumeThatRacesWithClose(t *testing.T) {
 			_, err := p.tun.Resume(context.Background(), pair.client)
 			resumed <- err
 		}()
-		next := &peer{t, pair.server}
+		next := &peer{t: t, conn: pair.server}
 		next.send(header{kind: typeChallenge}, make([]byte, nonceSize))
 		next.expect(typeHello)
 		p.tun.Close(errs.New(errs.GaveUp, "enough"))
@@ -347,7 +347,7 @@ func TestResumesThatOvertakeEachOther(t *testing.T) {
 		for i := range attempts {
 			attempts[i] = make(chan attempt, 1)
 			pair := newMemPair()
-			peers[i] = &peer{t, pair.server}
+			peers[i] = &peer{t: t, conn: pair.server}
 			go func() {
 				lane, err := p.tun.Resume(context.Background(), pair.client)
 				attempts[i] <- attempt{peers[i], lane, err}

@@ -182,6 +182,9 @@ func (s *Stream) abort(try TrySink, e *errs.Error) {
 // finish marks the stream as over and wakes whoever waits. Called with mu held.
 func (s *Stream) finish() {
 	s.over = true
+	if s.t.client && s.opened.IsZero() {
+		s.t.opening--
+	}
 	s.due = 0
 	s.t.budget.give(int64(s.send.grown + s.recv.grown))
 	s.send.grown, s.recv.grown = 0, 0

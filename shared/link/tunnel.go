@@ -104,6 +104,7 @@ type Tunnel struct {
 	tctl     tunnelControl
 	waiting  int64 // bytes received that wait for their consumers
 	unacked  int64 // bytes written that the peer has not consumed
+	opening  int   // sidecar: streams whose OPEN is not answered
 	acks     []*Stream
 	ackTimer *time.Timer
 	rtt      rttEstimate
@@ -207,6 +208,7 @@ func (t *Tunnel) Open(req OpenRequest) (*Stream, error) {
 	}
 	t.highest++
 	s := t.addStream(t.highest, req)
+	t.opening++
 	t.due(s, dueOpen)
 	return s, nil
 }

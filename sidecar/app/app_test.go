@@ -205,7 +205,6 @@ func TestAConnectionThatCameBeforeTheTunnelIsCarried(t *testing.T) {
 	assert.NotContains(t, log.String(), `good`)
 }
 
-// Verifies: R1.5
 func TestStatusHasTheFieldsThatAreAContract(t *testing.T) {
 	a, _, _ := run(t, newConfig(newGateway(t)))
 	eventually(t, "ready", a.Ready)
@@ -312,7 +311,7 @@ func TestConnectSaysWhyNot(t *testing.T) {
 	assert.ErrorIs(t, err, errs.TokenInvalid, "the reason, not just that there is no tunnel")
 	assert.Equal(t, errs.ExitAuthentication, errs.ExitCode(err))
 
-	cfg.Reconnect.MaxAttempts, cfg.Queue.Wait = 2, time.Minute
+	cfg.Gateway.Endpoints, cfg.Reconnect.MaxAttempts, cfg.Queue.Wait = []string{"ws://127.0.0.1:1"}, 2, time.Minute
 	err = Connect(t.Context(), cfg, opts, "git", in, out)
 	assert.Equal(t, errs.ExitGaveUp, errs.ExitCode(err))
 

@@ -25,6 +25,7 @@ func (a *App) newPool() (*tunnel.Pool, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.warnPlaintext()
 	return tunnel.New(tunnel.Config{
 		Endpoints:      endpoints(a.cfg.Gateway.Endpoints),
 		Dialer:         dialer,
@@ -69,6 +70,15 @@ func newDialer(cfg config.Config) (*ws.Dialer, error) {
 		d.Proxy = http.ProxyURL(u)
 	}
 	return d, nil
+}
+
+// warnPlaintext says which endpoints are without TLS: the configuration has to ask for it, and nobody should overlook it.
+func (a *App) warnPlaintext() {
+	for _, e := range a.cfg.Gateway.Endpoints {
+		if u, err := url.Parse(e); err == nil && u.Scheme == "ws" {
+			a.log.Warn("no TLS to this endpoint: the token and everything else travel in plain text", logging.FieldEndpoint, e)
+		}
+	}
 }
 
 // endpoints completes the URLs with the path of tunnels.

@@ -246,7 +246,6 @@ func TestUnixSockets(t *testing.T) {
 	assert.ErrorIs(t, err, errs.ListenFailed)
 }
 
-// Verifies: R8.1
 func TestCloseWaitsForConnections(t *testing.T) {
 	l := serve(t, "127.0.0.1:0", echo(t))
 	c := dial(t, l)

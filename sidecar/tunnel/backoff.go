@@ -17,6 +17,9 @@ type Backoff struct {
 // up to the full cap after the network has returned would be the outage that the user feels.
 const eagerCap = 4 * time.Second
 
+// mostTold bounds the delay that a server asks for: whoever answers in its place must not be able to switch a sidecar off.
+const mostTold = 5 * time.Minute
+
 // retry counts the failed attempts of one slot.
 type retry struct {
 	b        Backoff
@@ -43,7 +46,7 @@ func (r *retry) next(eager bool, told time.Duration) (wait time.Duration, giveUp
 	}
 	r.owed -= wait
 	if told > 0 {
-		wait = told
+		wait = min(told, mostTold)
 	}
 	return wait, false
 }

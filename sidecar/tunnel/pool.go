@@ -231,6 +231,15 @@ func (p *Pool) spare(s *slot) bool {
 
 // gaveUp tells that reconnecting was given up, once the last slot has.
 func (p *Pool) gaveUp(err error) {
+	if p.hopeless() {
+		p.givenUp.Inc()
+		p.cfg.GaveUp(err)
+	}
+}
+
+// hopeless says whether every slot has given up: no tunnel comes up before somebody asks for it.
+func (p *Pool) hopeless() bool {
+	given := 0
 	for _, s := range p.list() {
 		select {
 		case <-s.done:
@@ -238,11 +247,11 @@ func (p *Pool) gaveUp(err error) {
 		default:
 		}
 		if s.state() != Failed {
-			return
+			return false
 		}
+		given++
 	}
-	p.givenUp.Inc()
-	p.cfg.GaveUp(err)
+	return given > 0
 }
 
 // drained makes room for a tunnel elsewhere when the gateway goes away, after the delay that it asked for.
@@ -278,10 +287,14 @@ func (p *Pool) up() {
 	p.nudge()
 }
 
-// Open begins a stream on the tunnel that suits it best. Without a tunnel the error is NoTunnel.
+// Open begins a stream on the tunnel that suits it best. Without a tunnel the error is NoTunnel, or GaveUp when it would be
+// of no use to wait for one.
 func (p *Pool) Open(req link.OpenRequest) (*link.Stream, error) {
 	for {
 		s, t := p.pick(req.Priority)
+		if t == nil && p.hopeless() {
+			return nil, errs.New(errs.GaveUp, "the sidecar has given up reconnecting")
+		}
 		if t == nil {
 			return nil, errs.New(errs.NoTunnel, "there is no tunnel to a gateway")
 		}

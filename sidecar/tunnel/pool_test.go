@@ -226,6 +226,8 @@ func TestGivesUpOnceAndTriesAgainWhenAsked(t *testing.T) {
 	assert.ErrorIs(t, r.LastError(), errs.GaveUp)
 	assert.True(t, r.metric("fairlead_sidecar_gave_up_total 1")())
 	assert.False(t, r.Ready())
+	_, err := r.Open(link.OpenRequest{Route: "git"})
+	assert.ErrorIs(t, err, errs.GaveUp, "waiting would be of no use")
 
 	g.with(func() { g.refuse = nil })
 	r.Reconnect()
@@ -250,12 +252,12 @@ func TestReconnectingCanBeSwitchedOff(t *testing.T) {
 func TestAServersDelayIsKept(t *testing.T) {
 	g := newGateway(t)
 	g.with(func() {
-		g.refuse = func(string) error { return errs.New(errs.HandshakeLimit, "wait").After(time.Hour) }
+		g.refuse = func(string) error { return errs.New(errs.HandshakeLimit, "wait").After(time.Minute) }
 	})
 	r := startPool(t, nil, g)
 	eventually(t, "refused", func() bool { return errs.CodeOf(r.LastError()) == errs.HandshakeLimit })
 	events := r.Status().Events
-	assert.Equal(t, time.Hour.Milliseconds(), events[len(events)-1].DelayMS)
+	assert.Equal(t, time.Minute.Milliseconds(), events[len(events)-1].DelayMS)
 	g.with(func() { g.refuse = nil })
 	r.Reconnect()
 	eventually(t, "a person's wish comes before it", r.Ready)
@@ -319,7 +321,6 @@ func TestHighPriorityKeepsAwayFromBulk(t *testing.T) {
 	assert.NotSame(t, slot, s, "a tunnel full of bulk is no place for a shell")
 }
 
-// Verifies: R4.8
 func TestATunnelOverTheTenantsLimitIsDoneWithout(t *testing.T) {
 	g := newGateway(t)
 	g.with(func() {
