@@ -162,7 +162,7 @@ func playGatewayOver(t testing.TB, cfg Config, wrap func(Conn) Conn) *played {
 // resume plays a sidecar's resume of the tunnel, up to the gateway's decision.
 func (p *played) resume(h hello, key [keySize]byte) (*peer, *Lane, error) {
 	pair := newMemPair()
-	next := &peer{p.t, pair.client}
+	next := &peer{t: p.t, conn: pair.client}
 	type made struct {
 		lane *Lane
 		err  error
