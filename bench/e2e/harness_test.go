@@ -293,17 +293,6 @@ func (w *world) writeFile(name, text string) string {
 	return path
 }
 
-// sshArgs are arguments for OpenSSH's clients that lead to a listener of the sidecar; -o options only, so that ssh, scp
-// and sftp take them alike.
-func (w *world) sshArgs(listener string) []string {
-	w.t.Helper()
-	var args []string
-	for _, o := range append(w.sshThrough(listener), w.sshOptions()...) {
-		args = append(args, "-o", o)
-	}
-	return args
-}
-
 // sshConfig writes a configuration file for OpenSSH's clients (and git) in which each host is a way to reach w.ssh, given
 // as a name and its options, and returns the file's path.
 func (w *world) sshConfig(hosts map[string][]string) string {

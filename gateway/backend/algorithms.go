@@ -45,7 +45,10 @@ func certifiedHostKeys() []string {
 	}
 }
 
+// keyAlgoDSA is DSA's name in SSH (RFC 4253 section 6.6), which the library deprecates even to refuse.
+const keyAlgoDSA = "ssh-dss"
+
 // insecureSignature reports signature algorithms over SHA-1, with which a certificate may have been signed.
 func insecureSignature(format string) bool {
-	return format == ssh.KeyAlgoRSA || format == ssh.InsecureKeyAlgoDSA
+	return format == ssh.KeyAlgoRSA || format == keyAlgoDSA
 }

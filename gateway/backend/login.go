@@ -35,7 +35,7 @@ func (b *Backend) signer() (ssh.Signer, error) {
 
 // modernSigner keeps RSA keys from signing with SHA-1.
 func modernSigner(signer ssh.Signer) (ssh.Signer, error) {
-	if signer.PublicKey().Type() == ssh.InsecureKeyAlgoDSA {
+	if signer.PublicKey().Type() == keyAlgoDSA {
 		return nil, errors.New("DSA keys are not supported")
 	}
 	if signer.PublicKey().Type() != ssh.KeyAlgoRSA {

@@ -29,7 +29,6 @@ type memPair struct {
 	client, server *memConn
 	broken         chan struct{}
 	once           sync.Once
-	stalled        bool
 }
 
 type memPipe struct {

@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -38,13 +37,12 @@ type Config struct {
 
 // Listener serves one listening address.
 type Listener struct {
-	cfg  Config
-	l    net.Listener
-	log  *slog.Logger
-	ctx  context.Context // of connections
-	cut  context.CancelFunc
-	wg   sync.WaitGroup
-	next atomic.Uint64
+	cfg Config
+	l   net.Listener
+	log *slog.Logger
+	ctx context.Context // of connections
+	cut context.CancelFunc
+	wg  sync.WaitGroup
 
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{}

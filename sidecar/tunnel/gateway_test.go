@@ -211,10 +211,3 @@ func (g *gateway) count() int {
 	defer g.mu.Unlock()
 	return g.upgrades
 }
-
-func (g *gateway) streams() (n int) {
-	for _, t := range g.all() {
-		n += t.Stats().Streams
-	}
-	return n
-}
