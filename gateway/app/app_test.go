@@ -1,7 +1,6 @@
 package app
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -31,23 +30,6 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"))
 }
 
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 // site is what a gateway needs around it.
 type site struct {
 	t      *testing.T
@@ -55,13 +37,13 @@ type site struct {
 	ca     *testbed.CA
 	issuer *testbed.Issuer
 	back   net.Listener
-	log    *syncBuffer
+	log    *testbed.LogBuffer
 	opts   Options
 }
 
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := &site{t: t, log: &syncBuffer{}, issuer: testbed.NewTestIssuer(t, "HS256")}
+	s := &site{t: t, log: &testbed.LogBuffer{}, issuer: testbed.NewTestIssuer(t, "HS256")}
 	var cert *testbed.Certificate
 	s.ca, cert = testbed.NewTestCA(t)
 	var err error

@@ -33,7 +33,7 @@ func TestACertificateIsReplacedWholeOrNotAtAll(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(dst, b, 0o600))
 	}
-	log := &syncBuffer{}
+	log := &testbed.LogBuffer{}
 	synctest.Test(t, func(t *testing.T) {
 		c, err := newCertificate(first.CertFile, first.KeyFile)
 		require.NoError(t, err)

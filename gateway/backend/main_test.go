@@ -1,7 +1,6 @@
 package backend
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -20,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"fairlead/shared/testbed"
+
 	"github.com/skeema/knownhosts"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -30,24 +31,6 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, // hystrix never ends the goroutines of a circuit
 		goleak.IgnoreTopFunction("github.com/afex/hystrix-go/hystrix.(*metricExchange).Monitor"),
 		goleak.IgnoreTopFunction("github.com/afex/hystrix-go/hystrix.(*poolMetrics).Monitor"))
-}
-
-// syncBuffer collects what several goroutines write.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 func newKey(t *testing.T) ed25519.PrivateKey {
@@ -74,7 +57,7 @@ func writeKey(t *testing.T, file string, key any) {
 // daemon is a real sshd.
 type daemon struct {
 	addr, dir string
-	log       *syncBuffer
+	log       *testbed.LogBuffer
 	hostKey   ssh.PublicKey
 	clientKey string // file of the key that may log in
 	known     string // known_hosts file
@@ -122,7 +105,7 @@ func (d *daemon) start(t *testing.T, port string, extra []string) bool {
 		"AuthorizedKeysFile "+d.dir+"/authorized", "PidFile none", "PermitRootLogin yes", "AllowTcpForwarding yes",
 		"StrictModes no", "UsePAM no", "PasswordAuthentication no", "LogLevel DEBUG", "MaxStartups 200", "")
 	require.NoError(t, os.WriteFile(conf, []byte(strings.Join(lines, "\n")), 0o600))
-	d.log = new(syncBuffer)
+	d.log = new(testbed.LogBuffer)
 	d.cmd = exec.Command("/usr/sbin/sshd", "-D", "-e", "-f", conf)
 	d.cmd.Stderr = d.log
 	d.cmd.WaitDelay = 5 * time.Second
@@ -205,9 +188,9 @@ func echo(t *testing.T) string {
 }
 
 // newSet makes a Set with a route "db" to target through b; adjust may change all of it.
-func newSet(t *testing.T, b Backend, target string, adjust ...func(*Config)) (*Set, *syncBuffer) {
+func newSet(t *testing.T, b Backend, target string, adjust ...func(*Config)) (*Set, *testbed.LogBuffer) {
 	t.Helper()
-	log := new(syncBuffer)
+	log := new(testbed.LogBuffer)
 	cfg := Config{
 		Backends: []Backend{b},
 		Routes:   []Route{{Name: "db", Backend: b.Name, Mode: Forward, Target: target}, {Name: "direct", Backend: b.Name, Mode: Passthrough}},

@@ -24,6 +24,7 @@ import (
 	"fairlead/shared/errs"
 	"fairlead/shared/link"
 	"fairlead/shared/relay"
+	"fairlead/shared/testbed"
 	"fairlead/shared/ws"
 )
 
@@ -31,23 +32,6 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, // fasthttp keeps one for the Date header, and one for a while after the end of a server
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"))
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 // slots counts the streams that are held.
@@ -89,7 +73,7 @@ func (d dial) Dial(ctx context.Context, tenant, route string) (relay.Conn, error
 type face struct {
 	*server.Server
 	t        *testing.T
-	log      *syncBuffer
+	log      *testbed.LogBuffer
 	set      *metrics.Set
 	slots    *slots
 	sessions *session.Registry
@@ -104,7 +88,7 @@ const token = "Bearer a-token-of-alice"
 
 func start(t *testing.T, change func(*server.Config)) *face {
 	t.Helper()
-	f := &face{t: t, log: &syncBuffer{}, set: metrics.NewSet(), slots: &slots{}, backend: make(chan *net.TCPConn, 16)}
+	f := &face{t: t, log: &testbed.LogBuffer{}, set: metrics.NewSet(), slots: &slots{}, backend: make(chan *net.TCPConn, 16)}
 	back, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	logger := slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))

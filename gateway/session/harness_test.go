@@ -22,6 +22,7 @@ import (
 	"fairlead/shared/errs"
 	"fairlead/shared/link"
 	"fairlead/shared/relay"
+	"fairlead/shared/testbed"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -160,23 +161,6 @@ func (e *echo) Close() error {
 	return e.PipeReader.Close()
 }
 
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 // world is a registry with everything around it.
 type world struct {
 	*session.Registry
@@ -184,7 +168,7 @@ type world struct {
 	limits *limits
 	opener session.OpenerConfig
 	set    *metrics.Set
-	log    *syncBuffer
+	log    *testbed.LogBuffer
 	serves sync.WaitGroup
 }
 
@@ -194,7 +178,7 @@ const ttl = 60 * time.Second
 func pass(d time.Duration) { <-time.After(d) }
 
 func newWorld(t *testing.T, change func(*session.Config, *session.OpenerConfig)) *world {
-	w := &world{t: t, limits: &limits{}, set: metrics.NewSet(), log: &syncBuffer{}}
+	w := &world{t: t, limits: &limits{}, set: metrics.NewSet(), log: &testbed.LogBuffer{}}
 	logger := slog.New(slog.NewTextHandler(w.log, nil))
 	opener := session.OpenerConfig{Policy: policy(func(string, string) error { return nil }), Limits: w.limits,
 		Backends: backends(func(context.Context, string, string) (relay.Conn, error) { return newEcho(), nil }),

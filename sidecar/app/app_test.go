@@ -1,7 +1,6 @@
 package app
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -36,23 +35,6 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, // fasthttp keeps one for the Date header, and one for a while after the end of a server
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"))
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 // newGateway is the gateway's end of the protocol: it takes tunnels of the token "good" and returns what streams bring.
@@ -127,16 +109,16 @@ func newConfig(url string) config.Config {
 	return cfg
 }
 
-func options(t *testing.T) (Options, *syncBuffer) {
+func options(t *testing.T) (Options, *testbed.LogBuffer) {
 	t.Helper()
-	w := &syncBuffer{}
+	w := &testbed.LogBuffer{}
 	log, level, err := logging.New(logging.Config{Format: "json", Writer: w})
 	require.NoError(t, err)
 	return Options{Logger: log, SetLevel: level.Set, Instance: "sc-1", Version: "test"}, w
 }
 
 // run runs a sidecar until stop is called, or the test ends.
-func run(t *testing.T, cfg config.Config) (a *App, log *syncBuffer, stop func(cause error) error) {
+func run(t *testing.T, cfg config.Config) (a *App, log *testbed.LogBuffer, stop func(cause error) error) {
 	t.Helper()
 	opts, log := options(t)
 	a, err := New(cfg, opts)

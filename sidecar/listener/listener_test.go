@@ -23,6 +23,7 @@ import (
 
 	"fairlead/shared/errs"
 	"fairlead/shared/link"
+	"fairlead/shared/testbed"
 	"fairlead/shared/ws"
 	"fairlead/sidecar/listener"
 )
@@ -33,28 +34,11 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"))
 }
 
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 type opener = func(ctx context.Context, req link.OpenRequest) (*link.Stream, error)
 
 type served struct {
 	*listener.Listener
-	log  *syncBuffer
+	log  *testbed.LogBuffer
 	done chan error
 }
 
@@ -64,7 +48,7 @@ func config(listen string, open opener, w io.Writer) listener.Config {
 
 func serve(t *testing.T, listen string, open opener) *served {
 	t.Helper()
-	log := &syncBuffer{}
+	log := &testbed.LogBuffer{}
 	l, err := listener.New(config(listen, open, log))
 	require.NoError(t, err)
 	s := &served{l, log, make(chan error, 1)}

@@ -15,31 +15,14 @@ import (
 
 	"fairlead/shared/errs"
 	"fairlead/shared/link"
+	"fairlead/shared/testbed"
 	"fairlead/shared/ws"
 )
-
-// syncBuffer collects log lines.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
 
 // running is a pool that runs until the test ends.
 type running struct {
 	*Pool
-	log *syncBuffer
+	log *testbed.LogBuffer
 	set *metrics.Set
 
 	mu     sync.Mutex
@@ -64,7 +47,7 @@ func (r *running) metric(line string) func() bool {
 }
 
 func startPool(t *testing.T, change func(*Config), gateways ...*gateway) *running {
-	r := &running{log: &syncBuffer{}, set: metrics.NewSet(), token: "token-1"}
+	r := &running{log: &testbed.LogBuffer{}, set: metrics.NewSet(), token: "token-1"}
 	cfg := Config{
 		Dialer: &ws.Dialer{MaxMessage: 1 << 20}, ConnectTimeout: 5 * time.Second, Min: 1, Max: 1,
 		Token: func() (string, error) {
