@@ -153,16 +153,17 @@ func (r *Registry) accept(hs *link.Handshake, who Identity, peer string, log *sl
 	cfg.Logger = log
 	cfg.Accept = s.serve
 	cfg.Renew = s.renew
-	cfg.Ended = s.reap
-	tunnel, lane, err := hs.Accept(cfg)
-	if err != nil {
-		release()
-		return nil, nil, err
+	cfg.Ended = s.reap // also when the handshake fails from here on
+	cfg.Made = func(t *link.Tunnel) {
+		s.tunnel = t
+		s.log = log.With(logging.FieldTunnel, t.Name())
+		if !r.add(s) {
+			t.Close(errs.New(errs.ShuttingDown, "the gateway is shutting down"))
+		}
 	}
-	s.tunnel = tunnel
-	s.log = log.With(logging.FieldTunnel, s.id())
-	if !r.add(s) {
-		tunnel.Close(errs.New(errs.ShuttingDown, "the gateway is shutting down"))
+	_, lane, err := hs.Accept(cfg)
+	if err != nil {
+		return nil, nil, err
 	}
 	s.watchExpiry(who)
 	s.log.Info("tunnel connected", "token_expires", who.Expires.UTC().Format(time.RFC3339))

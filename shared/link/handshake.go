@@ -207,7 +207,11 @@ func (hs *Handshake) Accept(cfg Config) (*Tunnel, *Lane, error) {
 	t.rtt.add(hs.rtt)
 	l := t.newLane(hs.conn, 1, true)
 	t.attach(l)
+	if t.cfg.Made != nil {
+		t.cfg.Made(t)
+	}
 	if err := hs.welcome(t, t.key); err != nil {
+		t.Close(err)
 		return nil, nil, err
 	}
 	return t, l, nil

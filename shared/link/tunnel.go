@@ -40,6 +40,8 @@ type Config struct {
 	Renew func(token string) (expires time.Time, err error)
 	// Renewed is the gateway's answer to Tunnel.Renew.
 	Renewed func(err error)
+	// Made tells of a tunnel at the gateway before the sidecar learns of it, so that a resume cannot come too early.
+	Made func(*Tunnel)
 	// Ended is called once when the tunnel is over, in a goroutine of its own that its provider waits for.
 	Ended func()
 	// GoAway tells that the gateway drains; again after a resume.
@@ -155,6 +157,15 @@ func (t *Tunnel) Replica() string { return t.hello.replica }
 
 // ResumeTTL is how long the gateway holds the tunnel without a lane, as it told the sidecar.
 func (t *Tunnel) ResumeTTL() time.Duration { return t.hello.resumeTTL }
+
+// HeldFor is how long after the loss of its lane the gateway may still hold the tunnel: it may have noticed the loss later,
+// by its heartbeat. 0: not told.
+func (t *Tunnel) HeldFor() time.Duration {
+	if t.hello.resumeTTL == 0 {
+		return 0
+	}
+	return t.hello.resumeTTL + t.hello.heartbeat + t.hello.heartbeat/2
+}
 
 // Idle is after how long without streams the gateway wants the tunnel to be ended, as it told the sidecar; 0: never.
 func (t *Tunnel) Idle() time.Duration { return t.hello.idle }

@@ -21,6 +21,7 @@ type slot struct {
 	retry *retry
 	stop  context.CancelFunc
 	done  chan struct{}
+	lost  time.Time     // when the last lane ended; the slot's goroutine alone uses it
 	again chan struct{} // try now, also after having given up
 
 	// mu guards what others read. No method of a tunnel is called while it is held: a tunnel calls goAway with its own lock.
@@ -202,6 +203,7 @@ func (s *slot) serve(ctx context.Context, lane *link.Lane) error {
 	stop := context.AfterFunc(ctx, func() { t.Close(nil) })
 	defer stop()
 	err := lane.Run()
+	s.lost = time.Now()
 	select { // a wish to reconnect that came while there was nothing to do
 	case <-s.again:
 	default:
@@ -218,7 +220,7 @@ func (s *slot) recover(ctx context.Context, err error) bool {
 	s.mu.Lock()
 	t, attempt, endpoint, leaving := s.tunnel, s.attempt, s.endpoint, !s.moveAt.IsZero()
 	s.mu.Unlock()
-	if t != nil && s.gone(t, err) {
+	if t != nil && (s.gone(t, err) || outlived(t, s.lost)) {
 		s.drop(errs.Wrap(errs.TunnelLost, err, "the gateway has given the tunnel up"))
 		t = nil
 	}
@@ -241,6 +243,13 @@ func (s *slot) recover(ctx context.Context, err error) bool {
 	}
 	s.move(to, Event{Attempt: max(attempt, 1), DelayMS: wait.Milliseconds(), Endpoint: endpoint}, err)
 	return s.pause(ctx, wait)
+}
+
+// outlived says whether no gateway can hold a tunnel any more whose lane was lost then. Its applications need not wait for
+// one to say so.
+func outlived(t *link.Tunnel, lost time.Time) bool {
+	held := t.HeldFor()
+	return held > 0 && time.Since(lost) > held
 }
 
 // gone says whether a tunnel cannot be resumed any more: it is over, its gateway does not know it, or its gateway cannot be
