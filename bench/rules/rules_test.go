@@ -119,7 +119,7 @@ func TestEveryRuleCanBeBroken(t *testing.T) {
 		"gateway/session: github.com/redis/go-redis/v9":         "rule 4 owners",
 		"sidecar/config: github.com/knadh/koanf/v2":             "rule 4 owners",
 		"gateway/backend: github.com/afex/hystrix-go/hystrix":   "rule 4 owners",
-		"gateway/session: github.com/fasthttp/websocket":         "rule 4 owners",
+		"gateway/session: github.com/fasthttp/websocket":        "rule 4 owners",
 		"gateway/session: golang.org/x/crypto/ssh":              "rule 4 owners",
 		"gateway/session: go.uber.org/ratelimit":                "rule 4 owners",
 		"gateway/app: shared/testbed":                           "rule 6 test bed",
