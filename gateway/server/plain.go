@@ -180,7 +180,10 @@ func (s *Server) carry(c *websocket.Conn, opened *session.Opened, route string, 
 	}
 	err = s.verdict(broken, route)
 	conn.Close(errs.CloseFrame(err))
-	sent := <-up // the client answers the close, or a second passes
+	// The client answers the close, or a second passes; a backend that takes nothing any more must not hold up the end.
+	linger := time.AfterFunc(lingerTime, func() { opened.Conn.Close() })
+	sent := <-up
+	linger.Stop()
 	conn.Abort()
 	conn.Wait()
 	if err == nil && gone != nil && !sent.orderly {

@@ -198,7 +198,6 @@ func (r *Registry) resume(hs *link.Handshake, id link.ID, who Identity, log *slo
 	unknown := errs.New(errs.TunnelUnknown, "there is no tunnel %s to resume here", id.String())
 	r.mu.Lock()
 	s, ok := r.sessions[id]
-	draining := r.draining
 	r.mu.Unlock()
 	if !ok {
 		r.lost.Inc()
@@ -220,9 +219,6 @@ func (r *Registry) resume(hs *link.Handshake, id link.ID, who Identity, log *slo
 	}
 	r.resumed.Inc()
 	s.take(who)
-	if draining != nil { // the lane that was lost may have taken the notice with it
-		s.tunnel.SendGoAway(*draining)
-	}
 	s.log.Info("tunnel resumed", "epoch", s.tunnel.Stats().Epoch)
 	return s, lane, nil
 }

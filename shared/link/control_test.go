@@ -188,28 +188,3 @@ func TestTheEndOfATunnelDoesNotWaitForAStalledPeer(t *testing.T) {
 		p.tun.Wait()
 	})
 }
-
-// Callbacks may use the tunnel, also when a resume brings the news.
-func TestOpenedIsToldOutsideTheLock(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		opened := make(chan uint32, 1)
-		var p *played
-		p = playGateway(t, Config{Opened: func(s *Stream) {
-			_ = p.tun.Stats()
-			_ = s.OpenLatency()
-			opened <- s.ID()
-		}})
-		s, err := p.tun.Open(OpenRequest{Route: "git"})
-		require.NoError(t, err)
-		p.until(typeOpen)
-		require.Zero(t, s.OpenLatency())
-		pause(time.Second)
-		p.send(header{kind: typeOpened, stream: 1}, nil)
-		require.Equal(t, uint32(1), <-opened)
-		require.Equal(t, time.Second, s.OpenLatency())
-		p.send(header{kind: typeOpened, stream: 1}, nil) // once more, as a resume would
-		synctest.Wait()
-		require.Empty(t, opened)
-		p.stop()
-	})
-}

@@ -232,16 +232,12 @@ func (s *Stream) onCredit(h header, p []byte) error {
 	return s.acknowledge(consumed, h.offset, h.flags&flagFin != 0)
 }
 
-// markOpened notes that the backend is connected. Called with mu held, which it gives up while it tells.
+// markOpened notes that the backend is connected. Called with mu held.
 func (s *Stream) markOpened() {
-	if !s.opened.IsZero() {
-		return
-	}
-	s.opened = time.Now()
-	s.t.opening--
-	s.readable.Broadcast()
-	if opened := s.t.cfg.Opened; opened != nil {
-		s.t.unlocked(func() { opened(s) })
+	if s.opened.IsZero() {
+		s.opened = time.Now()
+		s.t.opening--
+		s.readable.Broadcast()
 	}
 }
 

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"errors"
 	"io"
 	"runtime/debug"
 	"sync"
@@ -46,7 +47,7 @@ const (
 )
 
 func (t *Tunnel) newLane(conn Conn, epoch uint64, synced bool) *Lane {
-	l := &Lane{t: t, conn: conn, epoch: epoch, synced: synced, maxFrame: MaxPayload}
+	l := &Lane{t: t, conn: conn, epoch: epoch, synced: synced, maxFrame: t.frame}
 	l.wake.L = &t.mu
 	return l
 }
@@ -88,6 +89,7 @@ func (l *Lane) stop(err error) error {
 		err = t.err
 	}
 	l.stopped = true
+	t.frame = l.nextFrame()
 	l.pulse.timer.Stop()
 	if l.leaving != nil {
 		l.leaving.Stop()
@@ -165,7 +167,7 @@ func (l *Lane) writeLoop() {
 			_ = l.unlocked(l.close)
 			return
 		default:
-			l.idle, l.rateFrom = true, time.Time{}
+			l.rest()
 			l.wake.Wait()
 			l.idle = false
 		}
@@ -228,7 +230,7 @@ func (t *Tunnel) writeNow(n int) {
 		l.wake.Signal()
 		return
 	}
-	l.idle, l.rateFrom = true, time.Time{}
+	l.rest()
 }
 
 // put writes one frame, and flushes from limit bytes on. Called with mu held, which it gives up meanwhile.
@@ -280,6 +282,21 @@ func (l *Lane) flush() error {
 		l.rateFrom, l.rateSent = time.Now(), 0
 	}
 	return err
+}
+
+// nextFrame is the payload with which the lane after this one begins. A lane that went silent may just have been slow: a
+// frame that takes longer than the peer's patience never arrives whole, so the next lane tries smaller ones.
+func (l *Lane) nextFrame() int {
+	if errors.Is(l.cause, errs.LaneDead) {
+		return max(l.maxFrame/8, minFrame)
+	}
+	return l.maxFrame
+}
+
+// rest notes that nobody has anything to write. What a lane takes without making its writer wait may be larger.
+func (l *Lane) rest() {
+	l.idle, l.rateFrom = true, time.Time{}
+	l.maxFrame = min(2*l.maxFrame, MaxPayload)
 }
 
 // frameFor is the payload that a lane which took n bytes in spent writes within frameTime.

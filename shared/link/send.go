@@ -241,7 +241,7 @@ func (d *sendState) seek() {
 // rewind takes the direction back to what the peer received, for a new lane. Called with mu held.
 func (s *Stream) rewind(received uint64, finReceived bool) error {
 	d := &s.send
-	if received < d.acked || received > d.highest || finReceived && received != d.end {
+	if received < d.acked || received > d.highest || finReceived && !(d.fin && received == d.end) {
 		return violation("stream %d: SYNC says %d bytes received, of %d sent and %d consumed", s.id, received, d.highest, d.acked)
 	}
 	d.next = received

@@ -98,6 +98,9 @@ func (l *Lane) onSync(h header, p []byte) error {
 		return err
 	}
 	l.synced = true
+	if l.t.unacked > 0 || l.t.opening > 0 { // the answer to what the peer has already is still awaited
+		l.hurryPulse()
+	}
 	l.wake.Signal()
 	return nil
 }

@@ -33,9 +33,6 @@ type Config struct {
 	// Accept takes a stream that the peer opened, in a goroutine of its own. It calls Stream.Accept or Stream.Reset before
 	// it returns; the stream may go on after that. Nil: streams of the peer are refused.
 	Accept func(*Stream)
-	// Opened tells that the gateway connected the stream's backend. It, Renewed and GoAway are called by the lane's reader
-	// and must not block; they may use the tunnel.
-	Opened func(*Stream)
 	// Renew checks a renewed token at the gateway and returns when it expires. It may block.
 	Renew func(token string) (expires time.Time, err error)
 	// Renewed is the gateway's answer to Tunnel.Renew.
@@ -107,6 +104,7 @@ type Tunnel struct {
 	waiting  int64 // bytes received that wait for their consumers
 	unacked  int64 // bytes written that the peer has not consumed
 	opening  int   // sidecar: streams whose OPEN is not answered
+	frame    int   // payload of a DATA frame with which the next lane begins, bytes
 	acks     []*Stream
 	ackTimer *time.Timer
 	rtt      rttEstimate
@@ -137,7 +135,7 @@ type Stats struct {
 
 func newTunnel(cfg Config, client bool, peer limits) *Tunnel {
 	t := &Tunnel{cfg: cfg, client: client, peer: peer, budget: NewBudget(cfg.Memory, cfg.Budget),
-		done: make(chan struct{}), streams: make(map[uint32]*Stream), epoch: 1}
+		done: make(chan struct{}), streams: make(map[uint32]*Stream), epoch: 1, frame: MaxPayload}
 	t.sched.init()
 	if !client {
 		rand.Read(t.id[:]) // never fails (crypto/rand)
@@ -247,6 +245,16 @@ func (t *Tunnel) Close(err error) {
 	t.mu.Lock()
 	t.end(e, err == nil)
 	t.mu.Unlock()
+}
+
+// CloseIfIdle ends the tunnel in order unless it has streams, and says whether it is over.
+func (t *Tunnel) CloseIfIdle() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.streams) == 0 {
+		t.end(errs.New(errs.ShuttingDown, "the tunnel was closed"), true)
+	}
+	return t.err != nil
 }
 
 // Wait returns when the tunnel is over and no goroutine serves its streams any more. Lanes are waited for by whoever

@@ -26,11 +26,10 @@ type Config struct {
 	Mixed          bool          // listeners of different priorities: bulk gets a tunnel of its own
 	Idle           time.Duration // a tunnel that the pool does not want ends after so long without streams; 0: never
 	Backoff        Backoff
-	Reconnect      bool               // false: the first failure is final
-	Waiting        func() bool        // somebody waits for a tunnel
-	Up             func()             // a tunnel came up; must not block
-	Opened         func(*link.Stream) // a stream's backend is connected; must not block
-	GaveUp         func(error)        // no tunnel is left that is not given up; must not block
+	Reconnect      bool        // false: the first failure is final
+	Waiting        func() bool // somebody waits for a tunnel
+	Up             func()      // a tunnel came up; must not block
+	GaveUp         func(error) // no tunnel is left that is not given up; must not block
 	Logger         *slog.Logger
 	Metrics        *metrics.Set
 }
@@ -156,7 +155,7 @@ func (p *Pool) survey(s *slot, u *use) {
 		n = t.Stats().Streams
 	}
 	if away {
-		if n == 0 {
+		if t == nil || t.CloseIfIdle() {
 			s.stop()
 		}
 		return

@@ -24,7 +24,7 @@ type slot struct {
 	lost  time.Time     // when the last lane ended; the slot's goroutine alone uses it
 	again chan struct{} // try now, also after having given up
 
-	// mu guards what others read. No method of a tunnel is called while it is held: a tunnel calls goAway with its own lock.
+	// mu guards what others read. No method of a tunnel is called while it is held.
 	mu        sync.Mutex
 	machine   machine
 	tunnel    *link.Tunnel
@@ -180,7 +180,6 @@ func (s *slot) handshake(ctx context.Context, conn link.Conn, t *link.Tunnel) (*
 	cfg.Logger = s.log
 	cfg.GoAway = s.goAway
 	cfg.Renewed = s.renewed
-	cfg.Opened = s.p.cfg.Opened
 	t, lane, err := link.Connect(ctx, conn, cfg)
 	if err != nil {
 		return nil, err
@@ -303,8 +302,7 @@ func (s *slot) reconnect() {
 	}
 }
 
-// goAway takes the gateway's notice: no new streams go to this tunnel, and the pool makes another one. The tunnel's lock is
-// held.
+// goAway takes the gateway's notice: no new streams go to this tunnel, and the pool makes another one.
 func (s *slot) goAway(g link.GoAway) {
 	s.mu.Lock()
 	first := s.moveAt.IsZero()
