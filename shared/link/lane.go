@@ -89,7 +89,11 @@ func (l *Lane) stop(err error) error {
 		err = t.err
 	}
 	l.stopped = true
-	t.frame = l.nextFrame()
+	if errors.Is(l.cause, errs.LaneDead) {
+		// It may just have been slow: a frame that takes longer than the peer's patience never arrives whole, so the next
+		// lane tries smaller ones.
+		t.frame = max(t.frame/8, minFrame)
+	}
 	l.pulse.timer.Stop()
 	if l.leaving != nil {
 		l.leaving.Stop()
@@ -258,8 +262,12 @@ func (l *Lane) unlocked(f func() error) error {
 	return f()
 }
 
-// wrote notes a failed write: the lane is lost. Called with mu held.
+// wrote notes how a write went, by the writer: what the lane's rate allows is where the next one begins, and a failure loses
+// the lane. Called with mu held.
 func (l *Lane) wrote(err error) {
+	if !l.stopped {
+		l.t.frame = l.maxFrame
+	}
 	if err != nil && !l.stopped {
 		l.abort(errs.Wrap(errs.LaneLost, err, "writing to the peer"))
 	}
@@ -284,19 +292,11 @@ func (l *Lane) flush() error {
 	return err
 }
 
-// nextFrame is the payload with which the lane after this one begins. A lane that went silent may just have been slow: a
-// frame that takes longer than the peer's patience never arrives whole, so the next lane tries smaller ones.
-func (l *Lane) nextFrame() int {
-	if errors.Is(l.cause, errs.LaneDead) {
-		return max(l.maxFrame/8, minFrame)
-	}
-	return l.maxFrame
-}
-
 // rest notes that nobody has anything to write. What a lane takes without making its writer wait may be larger.
 func (l *Lane) rest() {
 	l.idle, l.rateFrom = true, time.Time{}
 	l.maxFrame = min(2*l.maxFrame, MaxPayload)
+	l.t.frame = l.maxFrame
 }
 
 // frameFor is the payload that a lane which took n bytes in spent writes within frameTime.
