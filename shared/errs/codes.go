@@ -59,19 +59,22 @@ const (
 	GaveUp           Code = 110
 	ConnectionBroken Code = 111
 
-	TokenMissing    Code = 201
-	TokenExpired    Code = 202
-	TokenInvalid    Code = 203
-	RouteForbidden  Code = 204
-	TokenNotYet     Code = 205
-	TokenUnreadable Code = 206
-	TokenRevoked    Code = 207
-	AdminDenied     Code = 208
+	TokenMissing      Code = 201
+	TokenExpired      Code = 202
+	TokenInvalid      Code = 203
+	RouteForbidden    Code = 204
+	TokenNotYet       Code = 205
+	TokenUnreadable   Code = 206
+	TokenRevoked      Code = 207
+	AdminDenied       Code = 208
+	RoleForbidden     Code = 209
+	ClientCertRefused Code = 210
 
 	ConfigInvalid    Code = 301
 	ConfigUnreadable Code = 302
 	ListenFailed     Code = 303
 	KeyUnreadable    Code = 304
+	AuditBroken      Code = 305
 
 	RouteUnknown       Code = 401
 	BackendUnreachable Code = 402
@@ -96,6 +99,11 @@ const (
 	HandshakeLimit     Code = 421
 	BadRequest         Code = 422
 	KeysUnavailable    Code = 423
+	Overloaded         Code = 424
+	AuditFailed        Code = 425
+	RequestLimit       Code = 426
+	ReviewUnavailable  Code = 427
+	DialQueueFull      Code = 428
 
 	ProtocolViolation  Code = 501
 	MessageTooBig      Code = 502
@@ -122,19 +130,22 @@ var table = map[Code]Info{
 	GaveUp:           {"gave up reconnecting", "Mend what the last attempt says, then POST /api/reconnect or restart; reconnect.max_attempts: 0 never gives up.", 503, CloseTryLater, ExitGaveUp},
 	ConnectionBroken: {"the application's connection broke", "See the application: it reset its connection.", 502, CloseNormal, ExitFailed},
 
-	TokenMissing:    {"no token was given", "Set gateway.token_file (or gateway.token); other clients send Authorization: Bearer.", 401, CloseInvalid, ExitAuthentication},
-	TokenExpired:    {"the token has expired", "Renew the token; if it was just issued, compare the clocks of issuer and gateway.", 401, CloseExpired, ExitAuthentication},
-	TokenInvalid:    {"the token is not valid", "Check issuer, audience and signing key of the token against auth.issuers of the gateway.", 401, CloseInvalid, ExitAuthentication},
-	RouteForbidden:  {"the route is not allowed for this tenant", "Ask whoever runs the gateway for a policy rule that gives this tenant the route.", 403, ClosePolicy, ExitAuthentication},
-	TokenNotYet:     {"the token is not valid yet", "Compare the clocks of issuer and gateway.", 401, CloseInvalid, ExitAuthentication},
-	TokenUnreadable: {"the token file cannot be read", "Check that gateway.token_file exists, is readable and is not empty.", 500, CloseInvalid, ExitAuthentication},
-	TokenRevoked:    {"the token was revoked", "Get a new token from whoever issues them.", 401, CloseInvalid, ExitAuthentication},
-	AdminDenied:     {"the admin API refused the caller", "Send the admin token as Authorization: Bearer.", 401, ClosePolicy, ExitAuthentication},
+	TokenMissing:      {"no token was given", "Set gateway.token_file (or gateway.token); other clients send Authorization: Bearer.", 401, CloseInvalid, ExitAuthentication},
+	TokenExpired:      {"the token has expired", "Renew the token; if it was just issued, compare the clocks of issuer and gateway.", 401, CloseExpired, ExitAuthentication},
+	TokenInvalid:      {"the token is not valid", "Check issuer, audience and signing key of the token against auth.issuers of the gateway.", 401, CloseInvalid, ExitAuthentication},
+	RouteForbidden:    {"the route is not allowed for this tenant", "Ask whoever runs the gateway for a policy rule that gives this tenant the route.", 403, ClosePolicy, ExitAuthentication},
+	TokenNotYet:       {"the token is not valid yet", "Compare the clocks of issuer and gateway.", 401, CloseInvalid, ExitAuthentication},
+	TokenUnreadable:   {"the token file cannot be read", "Check that gateway.token_file exists, is readable and is not empty.", 500, CloseInvalid, ExitAuthentication},
+	TokenRevoked:      {"the token was revoked", "Get a new token from whoever issues them.", 401, CloseInvalid, ExitAuthentication},
+	AdminDenied:       {"the admin API refused the caller", "Send the admin token as Authorization: Bearer.", 401, ClosePolicy, ExitAuthentication},
+	RoleForbidden:     {"the role may not do this", "Ask somebody with the role operator, or use an operator's token.", 403, ClosePolicy, ExitAuthentication},
+	ClientCertRefused: {"the client certificate does not fit", "Send a client certificate that an authority in tls.client_ca_file has signed and that the token is bound to, if it is bound to one.", 401, CloseInvalid, ExitAuthentication},
 
 	ConfigInvalid:    {"the configuration is not valid", "Mend the named keys; `config reference` explains each.", 500, closeNotStarted, ExitConfiguration},
 	ConfigUnreadable: {"a configuration file cannot be read", "Check the path and its permissions.", 500, closeNotStarted, ExitConfiguration},
 	ListenFailed:     {"cannot listen on the address", "See whether another process has the port, or choose another in the configuration.", 500, closeNotStarted, ExitConfiguration},
 	KeyUnreadable:    {"a key, certificate or secret file cannot be used", "Check that the file exists, is readable and holds what the key asks for.", 500, closeNotStarted, ExitConfiguration},
+	AuditBroken:      {"the audit log does not verify", "See which line is named: from there on the log was edited, cut or reordered, or a file of it is missing.", 500, closeNotStarted, ExitFailed},
 
 	RouteUnknown:       {"the gateway has no such route", "Check the route's name against routes in the gateway's configuration.", 404, ClosePolicy, ExitFailed},
 	BackendUnreachable: {"the backend cannot be reached", "Check the backend's address and that its server runs; the gateway must be let through to it.", 502, CloseTryLater, ExitFailed},
@@ -159,6 +170,11 @@ var table = map[Code]Info{
 	HandshakeLimit:     {"too many handshakes from this address", "Wait, then try again.", 429, CloseLimit, ExitFailed},
 	BadRequest:         {"the request is not understood", "See docs/api.md for what the address expects.", 400, ClosePolicy, ExitFailed},
 	KeysUnavailable:    {"the gateway has no keys yet to check tokens of this issuer", "Check that the gateway reaches jwks_url of the issuer in auth.issuers; it keeps trying by itself.", 503, CloseTryLater, ExitFailed},
+	Overloaded:         {"the gateway is short of memory or CPU", "Try again later; low priority is refused first. If it lasts, add replicas or memory.", 503, CloseTryLater, ExitFailed},
+	AuditFailed:        {"the audit log cannot be written", "Free space or mend the permissions of audit.file; audit.on_failure decides whether streams are refused meanwhile.", 503, CloseTryLater, ExitFailed},
+	RequestLimit:       {"too many requests to the admin API", "Wait, then try again.", 429, CloseLimit, ExitFailed},
+	ReviewUnavailable:  {"the cluster could not be asked about the token", "Check that the gateway reaches the cluster's API and may create tokenreviews.", 503, CloseTryLater, ExitFailed},
+	DialQueueFull:      {"too many opens of the tenant wait for the backend", "Open fewer connections at once; see whether the backend is slow to connect.", 503, CloseTryLater, ExitFailed},
 
 	ProtocolViolation:  {"the peer broke the tunnel protocol", "Compare the versions of sidecar and gateway; if they match, report it with the log lines around it.", 400, CloseProtocol, ExitFailed},
 	MessageTooBig:      {"a message was larger than agreed", "Compare tunnel.max_message of both sides and their versions.", 413, CloseTooBig, ExitFailed},
@@ -182,6 +198,7 @@ type Answer struct {
 	Message      string   `json:"message"`
 	Advice       string   `json:"advice"`
 	RetryAfterMS int64    `json:"retry_after_ms"`
+	Quota        *Quota   `json:"quota,omitempty"`
 }
 
 // HTTP maps err to an HTTP status and JSON body. An error without a code is told as internal, without its text: that
@@ -193,7 +210,7 @@ func HTTP(err error) (status int, body []byte) {
 	if e.Code == Internal {
 		text = info.Title
 	}
-	body, _ = json.Marshal(Answer{e.Code.String(), e.Category(), text, info.Advice, e.RetryAfter.Milliseconds()}) // cannot fail: strings and a number
+	body, _ = json.Marshal(Answer{e.Code.String(), e.Category(), text, info.Advice, e.RetryAfter.Milliseconds(), e.Quota}) // cannot fail: strings and a number
 	return info.HTTP, body
 }
 

@@ -10,6 +10,7 @@ package errs
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -85,7 +86,15 @@ type Error struct {
 	Code       Code
 	Message    string        // what failed, on what target; no secrets
 	RetryAfter time.Duration // when trying again may help; 0: not said
+	Quota      *Quota        // the limit that was reached; nil: none was
 	Err        error         // the cause, or nil
+}
+
+// Quota says where somebody stands with a limit.
+type Quota struct {
+	Limit     uint32 `json:"limit"`     // how many there may be
+	Remaining uint32 `json:"remaining"` // how many are left now
+	ResetMS   uint32 `json:"reset_ms"`  // until all of Limit are left again, in milliseconds; 0: when some are given back
 }
 
 // New makes an Error without a cause.
@@ -101,6 +110,14 @@ func Wrap(code Code, cause error, format string, args ...any) *Error {
 // After sets when trying again may help, and returns e.
 func (e *Error) After(d time.Duration) *Error {
 	e.RetryAfter = d
+	return e
+}
+
+// Within sets the limit that was reached, and returns e. reset is how long until all of limit are left again; 0: that
+// takes somebody to give some back.
+func (e *Error) Within(limit, remaining int, reset time.Duration) *Error {
+	bound := func(n int64) uint32 { return uint32(min(max(n, 0), math.MaxUint32)) }
+	e.Quota = &Quota{Limit: bound(int64(limit)), Remaining: bound(int64(remaining)), ResetMS: bound(reset.Milliseconds())}
 	return e
 }
 
@@ -154,6 +171,18 @@ func From(err error) *Error {
 		return &Error{Code: c, Message: c.Info().Title}
 	}
 	return Wrap(Internal, err, "unexpected error")
+}
+
+// Outward is what a stranger may be told of err: of a fault of our own no more than that, because such an error speaks of
+// files and code, and may carry a stack.
+func Outward(err error) error {
+	switch e := From(err); {
+	case e == nil:
+		return nil
+	case e.Code == Internal, e.Code == Panicked, e.Code == KeyUnreadable, e.Code == AuditFailed:
+		return New(e.Code, "%s", e.Code.Info().Title).After(e.RetryAfter)
+	}
+	return err
 }
 
 // CodeOf returns the code of err; 0 for nil, Internal when it carries none.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"strings"
 	"testing"
@@ -171,4 +172,31 @@ func TestExitCodes(t *testing.T) {
 	assert.Equal(t, 2, errs.ExitCode(errs.New(errs.ConfigInvalid, "x")))
 	assert.Equal(t, 3, errs.ExitCode(errs.New(errs.TokenExpired, "x")))
 	assert.Equal(t, 4, errs.ExitCode(errs.New(errs.GaveUp, "x")))
+}
+
+func TestQuotaIsBoundedAndTravelsInAnswers(t *testing.T) {
+	err := errs.New(errs.OpenRate, "too fast").After(time.Second).Within(100, -1, time.Minute)
+	status, body := errs.HTTP(err)
+	assert.Equal(t, 429, status)
+	assert.Contains(t, string(body), `"quota":{"limit":100,"remaining":0,"reset_ms":60000}`)
+	assert.Equal(t, uint32(math.MaxUint32), errs.New(errs.OpenRate, "x").Within(1, math.MaxInt, 10_000*time.Hour*24).Quota.Remaining)
+	_, body = errs.HTTP(errs.New(errs.NotFound, "x"))
+	assert.NotContains(t, string(body), "quota")
+}
+
+func TestHeaders(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want [][2]string
+	}{
+		{nil, nil},
+		{errs.New(errs.NotFound, "x"), nil},
+		{errs.New(errs.CircuitOpen, "x").After(1001 * time.Millisecond), [][2]string{{"Retry-After", "2"}}},
+		{fmt.Errorf("wrapped: %w", errs.New(errs.OpenRate, "x").Within(100, 3, 59*time.Second+time.Millisecond).After(time.Millisecond)),
+			[][2]string{{"Retry-After", "1"}, {"X-RateLimit-Limit", "100"}, {"X-RateLimit-Remaining", "3"}, {"X-RateLimit-Reset", "60"}}},
+		{errs.New(errs.StreamLimit, "x").Within(5, 0, 0), [][2]string{{"X-RateLimit-Limit", "5"}, {"X-RateLimit-Remaining", "0"}}},
+		{errs.New(errs.AdminDenied, "x"), [][2]string{{"WWW-Authenticate", `Bearer realm="fairlead"`}}},
+	} {
+		assert.Equal(t, c.want, errs.Headers(c.err), "%v", c.err)
+	}
 }

@@ -7,12 +7,22 @@ import "sync/atomic"
 // the initial windows are bounded by the number of streams.
 type Budget struct {
 	parent *Budget
-	limit  int64
+	limit  atomic.Int64
 	used   atomic.Int64
 }
 
 // NewBudget makes a budget of limit bytes under parent, which may be nil.
-func NewBudget(limit int64, parent *Budget) *Budget { return &Budget{parent: parent, limit: limit} }
+func NewBudget(limit int64, parent *Budget) *Budget {
+	b := &Budget{parent: parent}
+	b.limit.Store(limit)
+	return b
+}
+
+// SetLimit changes the bound for what is taken from now on. What is taken already stays so.
+func (b *Budget) SetLimit(limit int64) { b.limit.Store(limit) }
+
+// Limit is the bound, in bytes.
+func (b *Budget) Limit() int64 { return b.limit.Load() }
 
 // Used is the number of bytes taken.
 func (b *Budget) Used() int64 { return b.used.Load() }
@@ -22,7 +32,7 @@ func (b *Budget) take(n int64) bool {
 	if b == nil {
 		return true
 	}
-	if b.used.Add(n) > b.limit || !b.parent.take(n) {
+	if b.used.Add(n) > b.limit.Load() || !b.parent.take(n) {
 		b.used.Add(-n)
 		return false
 	}

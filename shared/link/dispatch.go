@@ -215,6 +215,7 @@ func (t *Tunnel) onReset(s *Stream, h header, p []byte) error {
 	}
 	f := fields{b: p}
 	e := f.failure()
+	e.Quota = f.quota()
 	if f.err != nil {
 		return f.err
 	}

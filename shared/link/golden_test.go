@@ -62,6 +62,7 @@ func goldenFrames() []golden {
 		{"fin", header{kind: typeFin, stream: 3, offset: 11}, nil},
 		{"reset", header{kind: typeReset, stream: 3}, appendFailure(nil, failure)},
 		{"reset-ack", header{kind: typeReset, flags: flagAck, stream: 3}, nil},
+		{"reset-quota", header{kind: typeReset, stream: 3}, appendQuota(appendFailure(nil, failure), &errs.Quota{Limit: 100, Remaining: 1, ResetMS: 60_000})},
 		{"reset-tunnel", header{kind: typeReset}, appendFailure(nil, errs.New(errs.Draining, "the gateway is going away"))},
 		{"ping", header{kind: typePing, offset: 5}, nil},
 		{"pong", header{kind: typePong, offset: 5}, nil},
@@ -147,7 +148,9 @@ func recode(h header, p []byte) ([]byte, error) {
 		if h.flags&flagAck != 0 {
 			return nil, nil
 		}
-		return recodeFailure(p)
+		f := fields{b: p}
+		e := f.failure()
+		return appendQuota(appendFailure(nil, e), f.quota()), f.err
 	case typeAuth:
 		if h.flags&flagAnswer != 0 {
 			return recodeFailure(p)

@@ -164,6 +164,26 @@ func (f *fields) failure() *errs.Error {
 	return &errs.Error{Code: errs.Code(f.u16()), RetryAfter: f.millis(), Message: clip(f.text())}
 }
 
+const quotaSize = 12
+
+// appendQuota follows the failure of a RESET when a limit was reached.
+func appendQuota(b []byte, q *errs.Quota) []byte {
+	if q == nil {
+		return b
+	}
+	b = binary.BigEndian.AppendUint32(b, q.Limit)
+	b = binary.BigEndian.AppendUint32(b, q.Remaining)
+	return binary.BigEndian.AppendUint32(b, q.ResetMS)
+}
+
+// quota reads what appendQuota wrote; nil when it does not follow.
+func (f *fields) quota() *errs.Quota {
+	if f.err != nil || len(f.b) < quotaSize {
+		return nil
+	}
+	return &errs.Quota{Limit: f.u32(), Remaining: f.u32(), ResetMS: f.u32()}
+}
+
 // clip bounds a message for people, without a torn rune at its end.
 func clip(text string) string {
 	if len(text) > maxMessage {

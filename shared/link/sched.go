@@ -145,7 +145,7 @@ func (s *Stream) controlFrame(out *outgoing, scratch []byte) bool {
 	case s.due&dueReset != 0:
 		s.due &^= dueReset
 		h.kind = typeReset
-		out.set(h, appendFailure(scratch, s.err))
+		out.set(h, appendQuota(appendFailure(scratch, s.err), s.err.Quota))
 	case s.due&dueCredit != 0:
 		s.due &^= dueCredit
 		consumed, limit := s.credit()

@@ -17,6 +17,15 @@ type Conn interface {
 	CloseWrite() error
 }
 
+// Paced is a Conn whose bytes flow at a rate of its own: its Write, Read and CloseWrite take their time, and Close ends them.
+// Where it is a socket underneath, that is read only when there is something to read, and Pay is called for what was read.
+type Paced interface {
+	Conn
+	Unpaced() Conn   // what is underneath, closed by Close of the paced one
+	Piece() int      // how many bytes to read at once
+	Pay(n int) error // waits until n bytes that were read may be passed on
+}
+
 // Pump carries bytes between c and s until both directions have ended or one of them broke, and closes c. It returns nil
 // when both ended in order, else the error that ended the stream. A connection that breaks resets the stream; a stream
 // that is reset breaks the connection, so that each end sees what happened to the other.
@@ -29,18 +38,26 @@ func Pump(s *link.Stream, c Conn) error {
 // Start is Pump that does not wait: done gets its result, in the goroutine that carried the bytes. That is a new one, so that
 // an idle stream does not keep the stack that its caller needed to get here.
 func Start(s *link.Stream, c Conn, done func(error)) {
-	var up reader = readBlocking
-	if sock, ok := socketOf(c); ok {
-		s.SetSink(sock)
-		up = sock.read
-	} else {
-		s.SetSink(blockingSink{c})
-	}
+	sink, up := ends(c)
+	s.SetSink(sink)
 	go func() {
 		err := carry(s, c, up)
 		c.Close()
 		done(err)
 	}()
+}
+
+// ends are how a connection is written and read.
+func ends(c Conn) (link.Sink, reader) {
+	if sock, ok := socketOf(c); ok {
+		return sock, sock.read
+	}
+	if paced, ok := c.(Paced); ok {
+		if sock, ok := socketOf(paced.Unpaced()); ok {
+			return pacedSocket{paced, sock}, pacedRead(paced, sock)
+		}
+	}
+	return blockingSink{c}, readBlocking
 }
 
 // carry sends what c reads, and waits for the other direction. A panic ends the stream, not the process.
@@ -95,6 +112,31 @@ func readBlocking(c Conn, room int) (*link.Buffer, int, error) {
 type blockingSink struct{ Conn }
 
 func (b blockingSink) Abort(error) { b.Close() }
+
+// pacedSocket is the other direction of a socket whose bytes are paced.
+type pacedSocket struct {
+	Paced
+	sock *socket
+}
+
+func (p pacedSocket) CloseWrite() error { return p.sock.CloseWrite() }
+
+func (p pacedSocket) Abort(err error) {
+	p.sock.Abort(err)
+	p.Close()
+}
+
+func pacedRead(p Paced, sock *socket) reader {
+	return func(c Conn, room int) (*link.Buffer, int, error) {
+		buf, n, err := sock.read(c, min(room, p.Piece()))
+		if n > 0 {
+			if closed := p.Pay(n); closed != nil {
+				return buf, 0, closed
+			}
+		}
+		return buf, n, err
+	}
+}
 
 // socket is a TCP or Unix connection, read when it is readable and written without waiting where possible.
 type socket struct {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -83,9 +84,41 @@ type path struct {
 	backends net.Listener
 	ended    chan error // of the sidecar's relays
 	served   chan error // of the gateway's
+	paced    chan int64 // what was paid for on a paced connection that was closed
+}
+
+// pacedConn pays for what is read from the socket beneath, and says how much that was.
+type pacedConn struct {
+	relay.Conn
+	paid   atomic.Int64
+	once   sync.Once
+	closed chan<- int64
+}
+
+const piece = 10_000
+
+func (c *pacedConn) Unpaced() relay.Conn { return c.Conn }
+func (c *pacedConn) Piece() int          { return piece }
+func (c *pacedConn) Pay(n int) error {
+	if n > piece {
+		return errors.New("too much at once")
+	}
+	c.paid.Add(int64(n))
+	return nil
+}
+
+func (c *pacedConn) Read([]byte) (int, error) { panic("the socket is to be read") }
+
+func (c *pacedConn) Close() error {
+	c.once.Do(func() { c.closed <- c.paid.Load() })
+	return c.Conn.Close()
 }
 
 func newPath(t *testing.T, network string) *path {
+	pace := network == "paced"
+	if pace {
+		network = "tcp"
+	}
 	listen := func(name string) net.Listener {
 		addr := "127.0.0.1:0"
 		if network == "unix" {
@@ -96,7 +129,7 @@ func newPath(t *testing.T, network string) *path {
 		t.Cleanup(func() { l.Close() })
 		return l
 	}
-	p := &path{t: t, local: listen("app"), backends: listen("backend"), ended: make(chan error, 10), served: make(chan error, 10)}
+	p := &path{t: t, local: listen("app"), backends: listen("backend"), ended: make(chan error, 10), served: make(chan error, 10), paced: make(chan int64, 10)}
 	p.tun = tunnel(t, func(s *link.Stream) {
 		c, err := net.Dial(network, p.backends.Addr().String())
 		if err != nil {
@@ -104,7 +137,11 @@ func newPath(t *testing.T, network string) *path {
 			return
 		}
 		s.Accept()
-		relay.Start(s, c.(relay.Conn), func(err error) { p.served <- err })
+		conn := c.(relay.Conn)
+		if pace {
+			conn = &pacedConn{Conn: conn, closed: p.paced}
+		}
+		relay.Start(s, conn, func(err error) { p.served <- err })
 	})
 	return p
 }
@@ -149,7 +186,7 @@ func consume(c io.Reader) (sum [32]byte, err error) {
 //
 // Verifies: R1.7, R10.6
 func TestHalfCloseIsKeptInBothDirections(t *testing.T) {
-	for _, network := range []string{"tcp", "unix"} {
+	for _, network := range []string{"tcp", "unix", "paced"} {
 		for _, first := range []string{"application", "backend"} {
 			t.Run(network+" "+first, func(t *testing.T) {
 				p := newPath(t, network)
@@ -182,6 +219,9 @@ func TestHalfCloseIsKeptInBothDirections(t *testing.T) {
 				require.Equal(t, s.sum, got)
 				require.NoError(t, <-p.ended)
 				require.NoError(t, <-p.served)
+				if network == "paced" {
+					require.EqualValues(t, size, <-p.paced)
+				}
 			})
 		}
 	}
@@ -195,8 +235,14 @@ func abort(t *testing.T, c half) {
 // A connection that one end resets is reset at the other, not ended, so that nobody takes half of something for all of it;
 // the code says which side it was.
 func TestResetReachesTheOtherEndAsAReset(t *testing.T) {
+	for _, network := range []string{"tcp", "paced"} {
+		t.Run(network, func(t *testing.T) { resets(t, network) })
+	}
+}
+
+func resets(t *testing.T, network string) {
 	t.Run("backend", func(t *testing.T) {
-		p := newPath(t, "tcp")
+		p := newPath(t, network)
 		app, backend := p.connect()
 		_, err := backend.Write([]byte("half"))
 		require.NoError(t, err)
@@ -209,7 +255,7 @@ func TestResetReachesTheOtherEndAsAReset(t *testing.T) {
 		require.ErrorIs(t, <-p.served, errs.BackendBroken)
 	})
 	t.Run("application", func(t *testing.T) {
-		p := newPath(t, "tcp")
+		p := newPath(t, network)
 		app, backend := p.connect()
 		_, err := app.Write([]byte("half"))
 		require.NoError(t, err)
@@ -222,7 +268,7 @@ func TestResetReachesTheOtherEndAsAReset(t *testing.T) {
 		require.ErrorIs(t, <-p.served, errs.ConnectionBroken)
 	})
 	t.Run("tunnel", func(t *testing.T) {
-		p := newPath(t, "tcp")
+		p := newPath(t, network)
 		app, backend := p.connect()
 		p.tun.Close(errs.New(errs.TokenRevoked, "revoked"))
 		for _, c := range []half{app, backend} {
