@@ -38,6 +38,7 @@ func TestForgedTokensAreRefused(t *testing.T) {
 	secret := newSecret()
 	shared := secretIssuer(t, secret)
 	shared.Issuer = "shared"
+	iss.SharedTenants, shared.SharedTenants = true, true
 	v := newVerifier(t, clock, iss, shared)
 
 	der, err := x509.MarshalPKIXPublicKey(rsaKey().Public())

@@ -5,168 +5,125 @@
 package auth
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
-
-	"fairlead/shared/errs"
 )
-
-// Identity is who a verified token speaks for.
-type Identity struct {
-	Tenant  string    // from the issuer's tenant template; never empty
-	Subject string    // the claim sub; may be empty
-	Issuer  string    // the claim iss, as configured
-	TokenID string    // the claim jti, by which a token can be revoked; may be empty
-	Tier    string    // from the issuer's tier template; "default" when the token names none
-	Expires time.Time // the claim exp, without leeway
-}
 
 // Issuer says whose tokens are accepted, by which keys, and what they mean.
 type Issuer struct {
-	Issuer   string // exact value of the claim iss; required, unique
+	Issuer   string // exact value of the claim iss; required, unique. Empty with Kubernetes: that of the gateway's own token
 	Audience string // value that the claim aud must hold; required
 
 	// Exactly one source of keys is set.
-	JWKSURL        string // http or https URL of a JSON Web Key Set, fetched in the background
-	JWKSFile       string // file with a JSON Web Key Set
-	HMACSecretFile string // file with a shared secret of at least 32 bytes, for development
+	JWKSURL        string      // http or https URL of a JSON Web Key Set, fetched in the background
+	JWKSFile       string      // file with a JSON Web Key Set; a changed file is noticed
+	JWKS           string      // a JSON Web Key Set itself, public keys only
+	HMACSecretFile string      // file with a shared secret of at least 32 bytes, for development; a changed file is noticed
+	Kubernetes     *Kubernetes // the cluster's API, for tokens of service accounts
 
 	// Algorithms are the accepted values of the header alg. Empty: HS256 for a secret; RS256, ES256 and EdDSA for key
 	// sets. Secrets and key sets never share an algorithm.
 	Algorithms []string
 
-	Tenant string        // template of claims; empty: "{sub}"
+	Tenant string        // template of claims; empty: "{sub}", with Kubernetes namespace and service account
 	Tier   string        // template of claims; empty: every token has the tier "default"
 	Leeway time.Duration // tolerated difference between the clocks of issuer and gateway; not negative
+
+	// SharedTenants says that this issuer may speak for tenants that another issuer, which says so too, speaks for as
+	// well. Without it, issuers whose templates can give the same name are refused: whoever has a token of the weaker
+	// one would be the other's tenant.
+	SharedTenants bool
 }
 
 // Config is what a Verifier needs.
 type Config struct {
-	Issuers    []Issuer         // at least one
-	Logger     *slog.Logger     // background refreshes of key sets; nil: silent
-	Metrics    *metrics.Set     // nil: counted nowhere
-	Now        func() time.Time // clock for expiry; nil: time.Now
-	HTTPClient *http.Client     // fetches key sets; nil: one with bounded times that never follows https to http
+	Issuers     []Issuer         // at least one
+	Revocations *Revocations     // what was revoked; nil: nothing ever is. The caller's to close, if at all
+	Logger      *slog.Logger     // background refreshes of keys; nil: silent
+	Metrics     *metrics.Set     // nil: counted nowhere
+	Now         func() time.Time // clock for expiry; nil: time.Now
+	HTTPClient  *http.Client     // fetches key sets behind URLs; nil: one with bounded times that never follows https to http
 }
 
 // Verifier checks tokens. It is safe for concurrent use. Close it to end its background work.
 type Verifier struct {
-	issuers map[string]*issuer
+	issuers atomic.Pointer[issuers] // replaced whole by Apply
+	revoked *Revocations
 	cache   *cache
 	counts  *counts
+	log     *slog.Logger
 	now     func() time.Time
+	client  *http.Client
+	idle    func() // closes idle connections of an HTTP client of our own
 
-	reload  sync.Mutex // one Reload at a time
-	remotes []*remoteKeys
-	idle    func() // closes idle connections of an HTTP client of our own; nil otherwise
-	closing sync.Once
+	reload sync.Mutex // one change of issuers or key files at a time
+	closed bool       // guarded by reload
+	cancel context.CancelFunc
+	done   chan struct{} // closed when the watch of files has ended
 }
+
+// issuers are the issuers of one configuration by the claim iss. Never changed once it is in use.
+type issuers map[string]*issuer
 
 // New reads all key files and starts fetching the key sets behind URLs. It does not wait for those: until the first
 // fetch has succeeded, tokens of that issuer are refused with errs.KeysUnavailable. Errors are errs.ConfigInvalid and
 // errs.KeyUnreadable.
 func New(cfg Config) (*Verifier, error) {
-	if len(cfg.Issuers) == 0 {
-		return nil, errs.New(errs.ConfigInvalid, "auth.issuers is empty: no token could ever be accepted")
-	}
-	v := &Verifier{issuers: make(map[string]*issuer), counts: newCounts(cfg.Metrics), now: cfg.Now}
+	v := &Verifier{revoked: cfg.Revocations, counts: newCounts(cfg.Metrics), log: cfg.Logger, now: cfg.Now, client: cfg.HTTPClient,
+		idle: func() {}, done: make(chan struct{})}
 	if v.now == nil {
 		v.now = time.Now
+	}
+	if v.log == nil {
+		v.log = slog.New(slog.DiscardHandler)
+	}
+	if v.client == nil {
+		v.client = newHTTPClient()
+		v.idle = v.client.CloseIdleConnections
 	}
 	var err error
 	if v.cache, err = newCache(); err != nil {
 		return nil, err
 	}
-	for _, each := range cfg.Issuers {
-		if err := v.add(each); err != nil {
-			return nil, err
-		}
+	v.issuers.Store(&issuers{})
+	if err := v.Apply(cfg.Issuers); err != nil {
+		return nil, err
 	}
-	v.startRemotes(cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	v.cancel = cancel
+	go v.watchFiles(ctx) // the last step, so that nothing has to be stopped when an earlier one fails
 	return v, nil
 }
 
-func (v *Verifier) add(cfg Issuer) error {
-	if _, twice := v.issuers[cfg.Issuer]; twice {
-		return errs.New(errs.ConfigInvalid, "issuer %s appears twice in auth.issuers", quote(cfg.Issuer))
-	}
-	iss, err := newIssuer(cfg, v.now)
-	if err != nil {
-		return err
-	}
-	v.issuers[cfg.Issuer] = iss
-	return nil
+// issuer returns the issuer of that name, if its tokens are accepted now.
+func (v *Verifier) issuer(name string) (*issuer, bool) {
+	iss, ok := (*v.issuers.Load())[name]
+	return iss, ok
 }
 
-// startRemotes is the last step of New, so that nothing has to be stopped when an earlier one fails.
-func (v *Verifier) startRemotes(cfg Config) {
-	client, log := cfg.HTTPClient, cfg.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	for _, iss := range v.issuers {
-		if iss.cfg.JWKSURL == "" {
-			continue
-		}
-		if client == nil {
-			client = newHTTPClient()
-			v.idle = client.CloseIdleConnections
-		}
-		remote := startRemote(iss.cfg, client, log, v.counts.forIssuer(iss.cfg.Issuer))
-		iss.source = remote
-		v.remotes = append(v.remotes, remote)
-	}
-}
-
-// Reload reads all key files again, whole or not at all: when one cannot be used, every issuer keeps the keys it has and
-// the errors (errs.KeyUnreadable) are returned together. Cached tokens are checked anew afterwards. Key sets behind URLs
-// are fetched again in the background.
-func (v *Verifier) Reload() error {
-	v.reload.Lock()
-	defer v.reload.Unlock()
-	loaded := make(map[*fileKeys]*keySet)
-	var problems []error
-	for _, iss := range v.issuers {
-		file, ok := iss.source.(*fileKeys)
-		if !ok {
-			continue
-		}
-		keys, err := file.load()
-		if err != nil {
-			problems = append(problems, err)
-			continue
-		}
-		loaded[file] = keys
-	}
-	if len(problems) > 0 {
-		return errors.Join(problems...)
-	}
-	for file, keys := range loaded {
-		file.keys.Store(keys)
-	}
-	for _, remote := range v.remotes {
-		remote.nudge()
-	}
-	return nil
-}
-
-// Close ends the background fetches and waits for them. Verify keeps working with the keys that are there. Never fails;
-// may be called more than once.
+// Close ends the background work and waits for it. Verify keeps working with the keys that are there. Never fails; may be
+// called more than once.
 func (v *Verifier) Close() error {
-	v.closing.Do(func() {
-		for _, remote := range v.remotes {
-			remote.stop()
-		}
-		if v.idle != nil {
-			v.idle()
-		}
-	})
+	v.reload.Lock()
+	first := !v.closed
+	v.closed = true // from here on the issuers stay what they are
+	v.reload.Unlock()
+	v.cancel()
+	<-v.done
+	if !first {
+		return nil
+	}
+	for _, iss := range *v.issuers.Load() {
+		iss.stop()
+	}
+	v.idle()
 	return nil
 }
 

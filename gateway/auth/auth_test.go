@@ -74,6 +74,7 @@ func TestReloadIsWholeOrNotAtAll(t *testing.T) {
 	published := fileIssuer(t, map[string]crypto.Signer{"k": oldKey})
 	shared := secretIssuer(t, oldSecret)
 	shared.Issuer = "shared"
+	published.SharedTenants, shared.SharedTenants = true, true
 	v := newVerifier(t, clock, published, shared)
 	byKey := func(key crypto.Signer) string {
 		return sign(t, jwt.SigningMethodES256, "k", key, goodClaims(clock.now()))

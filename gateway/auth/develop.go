@@ -24,7 +24,7 @@ func Develop(iss Issuer, tenant string, ttl time.Duration, now time.Time) (strin
 	if ttl < time.Second {
 		return "", errs.New(errs.ConfigInvalid, "a token's lifetime must be 1s or more, not %v", ttl)
 	}
-	ready, err := newIssuer(iss, func() time.Time { return now })
+	ready, err := newIssuer(iss, surroundings{now: func() time.Time { return now }}, nil)
 	if err != nil {
 		return "", err
 	}

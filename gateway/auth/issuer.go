@@ -28,13 +28,15 @@ type issuer struct {
 	tenant     *template
 	tier       *template // nil: always defaultTier
 	source     keySource
+	review     *reviewer   // nil: tokens are not reviewed
 	parser     *jwt.Parser // checks signature and all registered claims
 	now        func() time.Time
 }
 
-// newIssuer checks cfg and reads its key file. The source of an issuer with a URL is left to the caller.
-func newIssuer(cfg Issuer, now func() time.Time) (*issuer, error) {
-	i := &issuer{cfg: cfg, now: now}
+// newIssuer checks cfg, which is complete, and reads its key file. It starts nothing. If before (nil: none) has its keys
+// from the same source, that goes on.
+func newIssuer(cfg Issuer, in surroundings, before *issuer) (*issuer, error) {
+	i := &issuer{cfg: cfg, now: in.now}
 	if err := checkNames(cfg); err != nil {
 		return nil, err
 	}
@@ -45,8 +47,13 @@ func newIssuer(cfg Issuer, now func() time.Time) (*issuer, error) {
 	if i.tenant, i.tier, err = templates(cfg); err != nil {
 		return nil, err
 	}
-	if cfg.JWKSURL == "" {
-		if i.source, err = openFileKeys(cfg); err != nil {
+	if before != nil && sameSource(before.cfg, cfg) {
+		i.source = before.source
+	} else if i.source, err = newSource(cfg, in); err != nil {
+		return nil, err
+	}
+	if cfg.Kubernetes != nil && cfg.Kubernetes.Review {
+		if i.review, err = newReviewer(cfg, i.source.(*remoteKeys).api, in); err != nil {
 			return nil, err
 		}
 	}
@@ -55,11 +62,18 @@ func newIssuer(cfg Issuer, now func() time.Time) (*issuer, error) {
 		jwt.WithIssuer(cfg.Issuer),
 		jwt.WithAudience(cfg.Audience),
 		jwt.WithExpirationRequired(),
+		jwt.WithIssuedAt(),
 		jwt.WithLeeway(cfg.Leeway),
-		jwt.WithTimeFunc(now),
+		jwt.WithTimeFunc(in.now),
 		jwt.WithStrictDecoding(),
 	)
 	return i, nil
+}
+
+// means says whether a token that i has accepted could be another tenant's, or not be accepted, by its claims alone, if
+// other were asked: false then. Keys come and go without that.
+func (i *issuer) means(other *issuer) bool {
+	return i == other || i.cfg.Tenant == other.cfg.Tenant && i.cfg.Audience == other.cfg.Audience
 }
 
 func checkNames(cfg Issuer) error {
@@ -78,13 +92,13 @@ func checkNames(cfg Issuer) error {
 
 func checkSource(cfg Issuer) error {
 	set := 0
-	for _, s := range []string{cfg.JWKSURL, cfg.JWKSFile, cfg.HMACSecretFile} {
-		if s != "" {
+	for _, there := range []bool{cfg.JWKSURL != "", cfg.JWKSFile != "", cfg.JWKS != "", cfg.HMACSecretFile != "", cfg.Kubernetes != nil} {
+		if there {
 			set++
 		}
 	}
 	if set != 1 {
-		return errs.New(errs.ConfigInvalid, "issuer %s: exactly one of jwks_url, jwks_file and hmac_secret_file must be set, not %d", quote(cfg.Issuer), set)
+		return errs.New(errs.ConfigInvalid, "issuer %s: exactly one of jwks_url, jwks_file, jwks, hmac_secret_file and kubernetes must be set, not %d", quote(cfg.Issuer), set)
 	}
 	if cfg.JWKSURL == "" {
 		return nil

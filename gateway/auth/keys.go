@@ -14,7 +14,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"unicode"
 
 	"github.com/MicahParks/jwkset"
@@ -36,9 +35,14 @@ const (
 type keySource interface {
 	// current returns the keys; nil while there are none.
 	current() *keySet
-	// missing is asked when current is nil or lacks a key: it looks for newer keys, waits a bounded time, and returns
-	// what is current then.
-	missing(ctx context.Context) *keySet
+	// missing is asked when current was had, which is nil or lacks a key: unless there are others by now, it looks for newer
+	// keys. It waits a bounded time, and returns what is current then.
+	missing(ctx context.Context, had *keySet) *keySet
+	// status tells how the keys are; the caller adds the issuer.
+	status() IssuerStatus
+	// start begins work in the background, if there is any; stop ends it, and may follow on no start.
+	start()
+	stop()
 }
 
 // keySet is one immutable generation of an issuer's keys: a shared secret or public keys.
@@ -46,7 +50,7 @@ type keySet struct {
 	secret []byte
 	public keyfunc.Keyfunc
 	size   int
-	sum    [sha256.Size]byte // of the document that the keys came from
+	sum    digest // of the document that the keys came from
 }
 
 // find returns the key, or keys, that t's signature is checked with.
@@ -61,27 +65,69 @@ func (k *keySet) find(ctx context.Context, t *jwt.Token) (any, error) {
 	return k.public.KeyfuncCtx(ctx)(t)
 }
 
-// fileKeys are keys from a file, read when built and on Reload.
-type fileKeys struct {
-	load func() (*keySet, error)
-	keys atomic.Pointer[keySet]
+type digest = [sha256.Size]byte
+
+// newSource prepares the source that cfg names; it reads files, and starts nothing.
+func newSource(cfg Issuer, in surroundings) (keySource, error) {
+	switch {
+	case cfg.Kubernetes != nil:
+		api, err := newKubeAPI(*cfg.Kubernetes, in.log)
+		if err != nil {
+			return nil, err
+		}
+		remote := newRemote(cfg.Issuer, "kubernetes", api.keys, in)
+		remote.api = api
+		return remote, nil
+	case cfg.JWKSURL != "":
+		remote := newRemote(cfg.Issuer, "url", fetcher(in.client, cfg.JWKSURL), in)
+		remote.plain = !strings.HasPrefix(strings.ToLower(cfg.JWKSURL), "https:")
+		return remote, nil
+	case cfg.JWKS != "":
+		return newInlineKeys(cfg)
+	}
+	return openFileKeys(cfg)
 }
 
-func openFileKeys(cfg Issuer) (*fileKeys, error) {
-	f := &fileKeys{load: func() (*keySet, error) { return loadKeySet(cfg) }}
-	if cfg.HMACSecretFile != "" {
-		f.load = func() (*keySet, error) { return loadSecret(cfg) }
+// inlineKeys are keys that the configuration itself holds.
+type inlineKeys struct{ keys *keySet }
+
+func newInlineKeys(cfg Issuer) (*inlineKeys, error) {
+	if holdsPrivateKey([]byte(cfg.JWKS)) {
+		return nil, errs.New(errs.ConfigInvalid, "jwks of issuer %s holds a private or shared key: configurations are shown and copied, so only public keys may be in them", quote(cfg.Issuer))
 	}
-	keys, err := f.load()
+	keys, err := parseKeySet([]byte(cfg.JWKS))
 	if err != nil {
-		return nil, err
+		return nil, errs.Wrap(errs.ConfigInvalid, err, "jwks of issuer %s", quote(cfg.Issuer))
 	}
-	f.keys.Store(keys)
-	return f, nil
+	if keys.size == 0 {
+		return nil, errs.New(errs.ConfigInvalid, "jwks of issuer %s holds no key for checking signatures: RSA of %d bits or more, EC P-256 or Ed25519 is needed", quote(cfg.Issuer), minRSABits)
+	}
+	return &inlineKeys{keys}, nil
 }
 
-func (f *fileKeys) current() *keySet                { return f.keys.Load() }
-func (f *fileKeys) missing(context.Context) *keySet { return f.keys.Load() }
+// holdsPrivateKey looks for the members that only private and shared keys have (RFC 7518 sections 6.2.2, 6.3.2 and 6.4).
+func holdsPrivateKey(document []byte) bool {
+	var set struct {
+		Keys []struct {
+			D json.RawMessage `json:"d"`
+			P json.RawMessage `json:"p"`
+			K json.RawMessage `json:"k"`
+		} `json:"keys"`
+	}
+	_ = json.Unmarshal(document, &set) // what is no key set holds no key; the caller finds out
+	for _, key := range set.Keys {
+		if key.D != nil || key.P != nil || key.K != nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (k *inlineKeys) current() *keySet                         { return k.keys }
+func (k *inlineKeys) missing(context.Context, *keySet) *keySet { return k.keys }
+func (k *inlineKeys) status() IssuerStatus                     { return IssuerStatus{Source: "inline", Keys: k.keys.size} }
+func (k *inlineKeys) start()                                   {}
+func (k *inlineKeys) stop()                                    {}
 
 func loadSecret(cfg Issuer) (*keySet, error) {
 	data, err := readFile(cfg.HMACSecretFile)
@@ -93,7 +139,7 @@ func loadSecret(cfg Issuer) (*keySet, error) {
 		return nil, errs.New(errs.KeyUnreadable, "hmac_secret_file %s of issuer %s holds %d bytes, but at least %d are needed: make a secret with `openssl rand -hex 32`",
 			quote(cfg.HMACSecretFile), quote(cfg.Issuer), len(secret), minSecret)
 	}
-	return &keySet{secret: secret, size: 1}, nil
+	return &keySet{secret: secret, size: 1, sum: sha256.Sum256(secret)}, nil
 }
 
 // trimNewline drops the newline that editors and shells put after a secret of text. Binary secrets are left alone: there

@@ -34,6 +34,10 @@ func newCounts(set *metrics.Set) *counts {
 			errs.TokenExpired:    checks("expired"),
 			errs.TokenNotYet:     checks("not_yet"),
 			errs.KeysUnavailable: checks("no_keys"),
+
+			errs.TokenRevoked:      checks("revoked"),
+			errs.ClientCertRefused: checks("certificate"),
+			errs.ReviewUnavailable: checks("no_review"),
 		},
 		anything: checks("other"),
 	}
@@ -51,20 +55,45 @@ func (c *counts) outcome(err error) {
 	c.anything.Inc()
 }
 
-// issuerCounts are the metrics of one key set behind a URL.
+// issuerCounts are the metrics of one key set that is fetched.
 type issuerCounts struct {
 	fetched, failed *metrics.Counter
 	keys            *metrics.Gauge // keys in use
 	at              *metrics.Gauge // when they were last fetched, in seconds since 1970
 }
 
-// forIssuer makes the metrics of an issuer whose name newIssuer has checked: printable ASCII, so that %q escapes it as
-// the text format wants it.
+// Names of the metrics that an issuer has; issuers' names are checked by newIssuer: printable ASCII, so that %q escapes
+// them as the text format wants it.
+const (
+	fetchesName  = "fairlead_gateway_jwks_fetches_total{issuer=%q,outcome=%q}"
+	keysName     = "fairlead_gateway_jwks_keys{issuer=%q}"
+	keysTimeName = "fairlead_gateway_jwks_fetched_timestamp_seconds{issuer=%q}"
+	reviewsName  = "fairlead_gateway_token_reviews_total{issuer=%q,outcome=%q}"
+)
+
 func (c *counts) forIssuer(name string) *issuerCounts {
 	return &issuerCounts{
-		fetched: c.set.GetOrCreateCounter(fmt.Sprintf("fairlead_gateway_jwks_fetches_total{issuer=%q,outcome=\"ok\"}", name)),
-		failed:  c.set.GetOrCreateCounter(fmt.Sprintf("fairlead_gateway_jwks_fetches_total{issuer=%q,outcome=\"failed\"}", name)),
-		keys:    c.set.GetOrCreateGauge(fmt.Sprintf("fairlead_gateway_jwks_keys{issuer=%q}", name), nil),
-		at:      c.set.GetOrCreateGauge(fmt.Sprintf("fairlead_gateway_jwks_fetched_timestamp_seconds{issuer=%q}", name), nil),
+		fetched: c.set.GetOrCreateCounter(fmt.Sprintf(fetchesName, name, "ok")),
+		failed:  c.set.GetOrCreateCounter(fmt.Sprintf(fetchesName, name, "failed")),
+		keys:    c.set.GetOrCreateGauge(fmt.Sprintf(keysName, name), nil),
+		at:      c.set.GetOrCreateGauge(fmt.Sprintf(keysTimeName, name), nil),
 	}
+}
+
+// reviewCounts are the metrics of the reviews of one issuer's tokens, by their outcome.
+type reviewCounts struct {
+	good, refused *metrics.Counter
+	failed        *metrics.Counter // the cluster could not be asked
+	grace         *metrics.Counter // tokens that lived on meanwhile
+}
+
+func (c *counts) forReviews(name string) *reviewCounts {
+	outcome := func(o string) *metrics.Counter { return c.set.GetOrCreateCounter(fmt.Sprintf(reviewsName, name, o)) }
+	return &reviewCounts{good: outcome("ok"), refused: outcome("refused"), failed: outcome("failed"), grace: outcome("grace")}
+}
+
+// forget drops the gauges of an issuer that is gone. Its counters stay: they say what happened.
+func (c *counts) forget(name string) {
+	c.set.UnregisterMetric(fmt.Sprintf(keysName, name))
+	c.set.UnregisterMetric(fmt.Sprintf(keysTimeName, name))
 }

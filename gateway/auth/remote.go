@@ -2,13 +2,7 @@ package auth
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
-	"net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,17 +22,23 @@ const (
 	firstRetry     = time.Second
 	lastRetry      = 30 * time.Second
 	keysRetryAfter = 5 * time.Second // what callers are told while there are no keys
+	maxWaiting     = 256             // tokens that wait for a fetch; others are answered by the keys at hand
 )
 
 // remoteKeys are keys from a URL. One goroutine fetches them: at once, every refreshEvery, after a failure with growing
 // pauses, and when asked. A failed fetch leaves the keys as they are.
 //
+// A flood of tokens with made-up key ids costs one fetch in askEvery, no goroutines, and a place among maxWaiting: tokens
+// whose keys are at hand never come here.
+//
 // The fetching is not left to the key set library, because its goroutine cannot be waited for, its answers are not
 // bounded, and of many tokens that arrive with a new key it serves only the one that triggered the fetch.
 type remoteKeys struct {
 	name   string // the issuer's
-	url    string
-	client *http.Client
+	kind   string // as IssuerStatus has it
+	fetch  func(context.Context) ([]byte, error)
+	plain  bool     // over http
+	api    *kubeAPI // what fetch asks, closed by stop; nil for URLs
 	log    *slog.Logger
 	counts *issuerCounts
 	asked  *rate.Limiter
@@ -46,41 +46,60 @@ type remoteKeys struct {
 	keys atomic.Pointer[keySet]
 
 	wake   chan struct{} // buffered: one fetch is wanted
+	ctx    context.Context
 	cancel context.CancelFunc
-	done   chan struct{}
+	done   chan struct{} // closed when the goroutine has ended; nil before start
 
-	mu    sync.Mutex
-	round chan struct{} // closed when the fetch that is wanted or under way has ended; nil: there is none
-	ended bool          // the goroutine has ended or is about to
+	mu      sync.Mutex
+	round   chan struct{} // closed when the fetch that is wanted or under way has ended; nil: there is none
+	waiting int           // tokens that wait for a round
+	ended   bool          // the goroutine has ended or is about to
+	state   IssuerStatus
 }
 
-func startRemote(cfg Issuer, client *http.Client, log *slog.Logger, counts *issuerCounts) *remoteKeys {
+func newRemote(name, kind string, fetch func(context.Context) ([]byte, error), in surroundings) *remoteKeys {
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &remoteKeys{
-		name: cfg.Issuer, url: cfg.JWKSURL, client: client, counts: counts,
-		log:    log.With(logging.FieldComponent, "auth", "issuer", cfg.Issuer),
-		asked:  rate.NewLimiter(rate.Every(askEvery), 1),
-		wake:   make(chan struct{}, 1),
-		cancel: cancel,
-		done:   make(chan struct{}),
-		round:  make(chan struct{}), // the first fetch: tokens may wait for it from the very start
+	return &remoteKeys{
+		name: name, kind: kind, fetch: fetch, counts: in.counts.forIssuer(name),
+		log:   in.log.With(logging.FieldComponent, "auth", "issuer", name),
+		asked: rate.NewLimiter(rate.Every(askEvery), 1),
+		wake:  make(chan struct{}, 1),
+		ctx:   ctx, cancel: cancel,
+		round: make(chan struct{}), // the first fetch: tokens may wait for it from the very start
 	}
-	if !strings.HasPrefix(strings.ToLower(cfg.JWKSURL), "https:") {
+}
+
+func (r *remoteKeys) start() {
+	if r.plain {
 		r.log.Warn("jwks_url is not https: whoever is on the way can put in keys of their own")
 	}
-	go r.run(ctx)
-	return r
+	r.done = make(chan struct{})
+	go r.run(r.ctx)
 }
 
 func (r *remoteKeys) stop() {
 	r.cancel()
-	<-r.done
+	if r.done != nil {
+		<-r.done
+	}
+	if r.api != nil {
+		r.api.close()
+	}
 }
 
 func (r *remoteKeys) current() *keySet { return r.keys.Load() }
 
-func (r *remoteKeys) missing(ctx context.Context) *keySet {
-	if round := r.join(); round != nil {
+func (r *remoteKeys) status() IssuerStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.state
+	s.Source, s.Keys = r.kind, r.size()
+	return s
+}
+
+func (r *remoteKeys) missing(ctx context.Context, had *keySet) *keySet {
+	if round := r.join(had); round != nil {
+		defer r.leave()
 		timer := time.NewTimer(askWait)
 		defer timer.Stop()
 		select {
@@ -92,14 +111,28 @@ func (r *remoteKeys) missing(ctx context.Context) *keySet {
 	return r.keys.Load()
 }
 
-// join returns the fetch under way, or starts one when that is allowed by now; nil when not.
-func (r *remoteKeys) join() <-chan struct{} {
+// join returns the fetch under way, or starts one when that is allowed by now; nil when not, when too many wait, or when the
+// keys have changed meanwhile. Who got one must leave.
+func (r *remoteKeys) join(had *keySet) <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.keys.Load() != had {
+		return nil
+	}
 	if r.round == nil && !r.ended && r.asked.Allow() {
 		r.want()
 	}
+	if r.round == nil || r.waiting >= maxWaiting {
+		return nil
+	}
+	r.waiting++
 	return r.round
+}
+
+func (r *remoteKeys) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waiting--
 }
 
 // nudge asks for a fetch regardless of the rate.
@@ -188,6 +221,7 @@ func (r *remoteKeys) end(final bool) {
 }
 
 func (r *remoteKeys) report(err error, failedBefore bool, pause time.Duration) {
+	r.note(err)
 	if err != nil {
 		r.counts.failed.Inc()
 		e := errs.Wrap(errs.KeysUnavailable, err, "cannot fetch the key set of issuer %s", quote(r.name))
@@ -201,6 +235,16 @@ func (r *remoteKeys) report(err error, failedBefore bool, pause time.Duration) {
 	if failedBefore {
 		r.log.Info("key set refreshed again", "keys", r.size())
 	}
+}
+
+func (r *remoteKeys) note(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil {
+		r.state.Error, r.state.ErrorAt = err.Error(), time.Now()
+		return
+	}
+	r.state.Fetched, r.state.Error, r.state.ErrorAt = time.Now(), "", time.Time{}
 }
 
 func (r *remoteKeys) size() int {
@@ -234,53 +278,4 @@ func (r *remoteKeys) refresh(ctx context.Context) error {
 	}
 	r.log.Log(ctx, level, "key set changed", "keys", keys.size)
 	return nil
-}
-
-func (r *remoteKeys) fetch(ctx context.Context) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url, nil)
-	if err != nil {
-		return nil, withoutURL(err)
-	}
-	req.Header.Set("Accept", "application/jwk-set+json, application/json")
-	resp, err := r.client.Do(req)
-	if err != nil {
-		return nil, withoutURL(err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("answered %s", resp.Status)
-	}
-	return readBounded(resp.Body)
-}
-
-// withoutURL drops the URL from an error: its query may hold a secret.
-func withoutURL(err error) error {
-	var e *url.Error
-	if errors.As(err, &e) {
-		return e.Err
-	}
-	return err
-}
-
-func newHTTPClient() *http.Client {
-	return &http.Client{
-		Transport: &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
-			DialContext:            (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
-			TLSHandshakeTimeout:    5 * time.Second,
-			ForceAttemptHTTP2:      true,
-			MaxIdleConnsPerHost:    1,
-			IdleConnTimeout:        90 * time.Second,
-			MaxResponseHeaderBytes: 64 << 10,
-		},
-		CheckRedirect: func(req *http.Request, via []*http.Request) error {
-			if len(via) >= 5 {
-				return errors.New("redirected too often")
-			}
-			if via[0].URL.Scheme == "https" && req.URL.Scheme != "https" {
-				return errors.New("redirected from https to http")
-			}
-			return nil
-		},
-	}
 }

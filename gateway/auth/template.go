@@ -112,12 +112,13 @@ func (t *template) apply(claims map[string]any) (string, error) {
 
 // textClaim returns the claim's value when it is text that is fit to be a name.
 func textClaim(claims map[string]any, name string, maxBytes int) (string, error) {
-	raw, found := lookup(claims, name)
-	if !found {
-		return "", &claimError{claim: name, problem: "is missing", missing: true}
-	}
+	raw, ways := lookup(claims, name)
 	value, ok := raw.(string)
 	switch {
+	case ways == 0:
+		return "", &claimError{claim: name, problem: "is missing", missing: true}
+	case ways > 1:
+		return "", &claimError{claim: name, problem: "is there more than once"}
 	case !ok:
 		return "", &claimError{claim: name, problem: "is not a string"}
 	case value == "":
@@ -130,22 +131,23 @@ func textClaim(claims map[string]any, name string, maxBytes int) (string, error)
 	return value, nil
 }
 
-// lookup finds a claim by its dotted path. Keys may hold dots themselves ("kubernetes.io"), so of all ways to cut the
-// path the one with the longest first key that leads to a value wins.
-func lookup(claims map[string]any, path string) (any, bool) {
-	if value, ok := claims[path]; ok {
-		return value, true
+// lookup finds a claim by its dotted path. Keys may hold dots themselves ("kubernetes.io"), so a path can be cut in several
+// ways. It returns in how many of them there is a value: with more than one, whoever may choose the name of some claim
+// could put their value in place of another.
+func lookup(claims map[string]any, path string) (value any, ways int) {
+	if direct, ok := claims[path]; ok {
+		value, ways = direct, 1
 	}
 	for cut := strings.LastIndexByte(path, '.'); cut > 0; cut = strings.LastIndexByte(path[:cut], '.') {
 		inner, ok := claims[path[:cut]].(map[string]any)
 		if !ok {
 			continue
 		}
-		if value, ok := lookup(inner, path[cut+1:]); ok {
-			return value, true
+		if deeper, more := lookup(inner, path[cut+1:]); more > 0 {
+			value, ways = deeper, ways+more
 		}
 	}
-	return nil, false
+	return value, ways
 }
 
 // printable refuses control and invisible characters, and the replacement character: the JSON decoder puts it for every

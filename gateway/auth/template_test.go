@@ -12,17 +12,20 @@ func TestTemplates(t *testing.T) {
 	claims := map[string]any{
 		"sub": "a/b", "ns": "payments", "sa": "orders-1", "empty": "", "n": 1.0, "list": []any{"x"}, "nul": nil,
 		"kubernetes.io":            map[string]any{"namespace": "payments", "serviceaccount": map[string]any{"name": "orders"}},
-		"kubernetes":               map[string]any{"io": map[string]any{"namespace": "wrong", "pod": "p-1"}},
+		"kubernetes.io.x":          map[string]any{"pod": "p-2"},
+		"kubernetes":               map[string]any{"io.y": map[string]any{"pod": "p-1"}},
 		"a.b":                      map[string]any{"x": "longest"},
-		"a":                        map[string]any{"b.c": "via a", "b": map[string]any{"c": "never"}},
+		"a":                        map[string]any{"b.c": "via a", "b": map[string]any{"c": "or so", "d": "deep"}, "d.e": "one", "d": map[string]any{"f": "two"}},
 		"https://example.com/team": "red",
 		"ctl":                      "a\x00b", "bidi": "a\u202eb", "broken": "a\uFFFD", "long": strings.Repeat("x", 254), "full": strings.Repeat("x", 253), "umlaut": "größe",
 	}
 	good := map[string]string{
 		"{sub}": "a/b", // one single claim may hold a slash
 		"{kubernetes.io.namespace}/{kubernetes.io.serviceaccount.name}": "payments/orders",
-		"{kubernetes.io.pod}":        "p-1", // the longest key has no such member, so a shorter one is tried
-		"{a.b.c}":                    "via a",
+		"{kubernetes.io.y.pod}":      "p-1", // the longest key has no such member, a shorter one has
+		"{a.b.d}":                    "deep",
+		"{a.d.e}":                    "one",
+		"{a.d.f}":                    "two",
 		"{a.b.x}":                    "longest",
 		"{https://example.com/team}": "red",
 		"k8s:{ns}":                   "k8s:payments",
@@ -42,6 +45,7 @@ func TestTemplates(t *testing.T) {
 	}
 	bad := map[string]string{
 		"{nothing}":       `claim "nothing" is missing`,
+		"{a.b.c}":         `claim "a.b.c" is there more than once`, // whoever can name claims could choose the tenant
 		"{ns.x}":          `claim "ns.x" is missing`,
 		"{ns}/{sub}":      `claim "sub" holds a character that the template uses to join claims`,
 		"{sub}!":          `claim "sub" holds a character that the template uses to join claims`,

@@ -3,9 +3,13 @@ package auth
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"slices"
+	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/MicahParks/jwkset"
 	"github.com/MicahParks/keyfunc/v3"
@@ -16,13 +20,25 @@ import (
 
 const maxToken = 16 << 10 // bytes
 
-// Verify checks the token and says who it speaks for. The token is not kept. It may wait up to a second for new keys of
-// the issuer, or until ctx ends.
+// Verify checks the token and says who it speaks for. It may wait up to a second for new keys of the issuer, and as long
+// as a review takes, or until ctx ends. The token is kept only where it is reviewed.
 //
-// Errors are errs.TokenMissing, TokenInvalid, TokenExpired, TokenNotYet (with RetryAfter), KeysUnavailable while the
-// issuer's keys could not be fetched, and Canceled. Their text names the issuer at most, never the token.
+// Errors are errs.TokenMissing, TokenInvalid, TokenExpired, TokenNotYet (with RetryAfter), TokenRevoked, KeysUnavailable
+// while the issuer's keys could not be fetched, ReviewUnavailable, ClientCertRefused for a token that is bound to a
+// certificate (see VerifyWith), and Canceled. Their text names the issuer at most, never the token.
 func (v *Verifier) Verify(ctx context.Context, token string) (Identity, error) {
+	return v.VerifyWith(ctx, token, nil)
+}
+
+// VerifyWith is Verify for a connection whose peer has proven that it has the key of cert (nil: it showed none).
+//
+// Of a token that an issuer has signed, but that does not count any more or not here, the Identity is returned with the
+// error, so that records can say whose it was.
+func (v *Verifier) VerifyWith(ctx context.Context, token string, cert *x509.Certificate) (Identity, error) {
 	id, err := v.verify(ctx, token)
+	if err == nil {
+		err = id.CheckCertificate(cert)
+	}
 	v.counts.outcome(err)
 	return id, err
 }
@@ -34,31 +50,68 @@ func (v *Verifier) verify(ctx context.Context, token string) (Identity, error) {
 	if len(token) > maxToken {
 		return Identity{}, errs.New(errs.TokenInvalid, "the token is longer than %d bytes", maxToken)
 	}
-	sum := sha256.Sum256([]byte(token))
-	if e, ok := v.cache.get(sum); ok {
+	sum := sumOf(token)
+	e, known := v.cache.get(sum, *v.issuers.Load())
+	if known {
 		v.counts.hits.Inc()
-		return v.recheck(sum, e)
+	} else {
+		iss, err := v.issuerOf(token)
+		if err != nil {
+			return Identity{}, err
+		}
+		if e, err = iss.verify(ctx, token); err != nil {
+			return Identity{}, err
+		}
+		if iss.review != nil {
+			e.identity.Credential = &Credential{strings.Clone(token), sum}
+		}
+		v.cache.put(sum, e)
 	}
-	iss, err := v.issuerOf(token)
-	if err != nil {
-		return Identity{}, err
-	}
-	e, err := iss.verify(ctx, token)
-	if err != nil {
-		return Identity{}, err
-	}
-	v.cache.put(sum, e)
-	return e.identity, nil
+	return e.identity, v.admit(ctx, sum, e)
 }
 
-// recheck applies to a remembered token what time changes.
-func (v *Verifier) recheck(sum [sha256.Size]byte, e verified) (Identity, error) {
-	now := v.now()
-	if now.Before(e.deadline) {
-		return e.identity, nil
+// sumOf hashes without copying the token, which would cost as much again.
+func sumOf(token string) digest {
+	return sha256.Sum256(unsafe.Slice(unsafe.StringData(token), len(token)))
+}
+
+// admit applies to a good token, new or remembered, what may have changed since: time, revocations, the cluster's mind.
+func (v *Verifier) admit(ctx context.Context, sum digest, e verified) error {
+	if now := v.now(); !now.Before(e.deadline) {
+		v.cache.drop(sum)
+		return expired(e.issuer.cfg.Issuer, e.identity.Expires, now)
 	}
-	v.cache.drop(sum)
-	return Identity{}, expired(e.issuer.cfg.Issuer, e.identity.Expires, now)
+	if err := v.revoked.Check(e.identity); err != nil {
+		return err
+	}
+	if e.issuer.review == nil {
+		return nil
+	}
+	return e.issuer.review.check(ctx, e.identity.Credential, e.identity.Subject)
+}
+
+// Check says whether what was admitted as id may go on: a tunnel, say, whose token nobody shows again. Time is the
+// caller's to watch, by id.Expires. Revocations are looked up in well under a microsecond; where tokens are reviewed the
+// cluster is asked when its last answer no longer counts, and each token costs one question then.
+//
+// Errors are errs.TokenRevoked, TokenInvalid when the issuer is no longer accepted, or gives its tokens another tenant or
+// audience than when this one was verified, or when the cluster knows the token as something else, ReviewUnavailable when
+// the cluster could not be asked for longer than ReviewGrace, and Canceled.
+func (v *Verifier) Check(ctx context.Context, id Identity) error {
+	iss, ok := v.issuer(id.Issuer)
+	if !ok {
+		return errs.New(errs.TokenInvalid, "the token's issuer %s is no longer accepted", quote(id.Issuer))
+	}
+	if id.by != nil && !id.by.means(iss) {
+		return errs.New(errs.TokenInvalid, "tokens of issuer %s mean something else by now", quote(id.Issuer))
+	}
+	if err := v.revoked.Check(id); err != nil {
+		return err
+	}
+	if iss.review == nil || id.Credential == nil {
+		return nil
+	}
+	return iss.review.check(ctx, id.Credential, id.Subject)
 }
 
 // issuerOf selects the issuer by the token's own word, which is only a choice of keys: the signature decides. It also
@@ -68,7 +121,7 @@ func (v *Verifier) issuerOf(token string) (*issuer, error) {
 		return nil, malformed()
 	}
 	claims := jwt.MapClaims{}
-	parsed, _, err := jwt.NewParser(jwt.WithStrictDecoding()).ParseUnverified(token, claims)
+	parsed, parts, err := jwt.NewParser(jwt.WithStrictDecoding()).ParseUnverified(token, claims)
 	if errors.Is(err, jwt.ErrTokenUnverifiable) {
 		return nil, errs.New(errs.TokenInvalid, "the token names no signing algorithm that exists")
 	}
@@ -79,14 +132,26 @@ func (v *Verifier) issuerOf(token string) (*issuer, error) {
 	if !ok || name == "" {
 		return nil, errs.New(errs.TokenInvalid, "the token names no issuer (iss)")
 	}
-	iss, ok := v.issuers[name]
+	iss, ok := v.issuer(name)
 	if !ok {
 		return nil, errs.New(errs.TokenInvalid, "the token's issuer %s is not known here", quote(name))
 	}
 	if !slices.Contains(iss.algorithms, parsed.Method.Alg()) {
 		return nil, errs.New(errs.TokenInvalid, "the token is signed by %s, which is not allowed for issuer %s", parsed.Method.Alg(), quote(name))
 	}
+	if date := unusableDate(claims); date != "" {
+		return nil, unusableClaim(name, date)
+	}
+	for _, part := range parts[:2] {
+		if document, err := base64.RawURLEncoding.DecodeString(part); err != nil || saysTwice(document) {
+			return nil, errs.New(errs.TokenInvalid, "the token of issuer %s says one thing twice, so that it could mean two things", quote(name))
+		}
+	}
 	return iss, nil
+}
+
+func unusableClaim(issuer, claim string) error {
+	return errs.New(errs.TokenInvalid, "the token of issuer %s has no usable %s claim", quote(issuer), claim)
 }
 
 // wellFormed admits the characters of a compact JWS only (RFC 7515 section 7.1): the base64 decoder skips line breaks,
@@ -107,14 +172,14 @@ func malformed() error { return errs.New(errs.TokenInvalid, "the token is not a 
 func (i *issuer) verify(ctx context.Context, token string) (verified, error) {
 	keys := i.source.current()
 	if keys == nil {
-		keys = i.source.missing(ctx)
+		keys = i.source.missing(ctx, keys)
 	}
 	if keys == nil {
 		return verified{}, i.noKeys(ctx)
 	}
 	claims, err := i.parse(ctx, keys, token)
 	if errors.Is(err, jwkset.ErrKeyNotFound) {
-		if newer := i.source.missing(ctx); newer != keys {
+		if newer := i.source.missing(ctx, keys); newer != keys {
 			keys = newer
 			claims, err = i.parse(ctx, keys, token)
 		}
@@ -165,24 +230,21 @@ func (i *issuer) explain(ctx context.Context, claims jwt.MapClaims, err error) e
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid):
 		return errs.New(errs.TokenInvalid, "the token's signature is not by a key of issuer %s", name)
 	case errors.Is(err, jwt.ErrTokenRequiredClaimMissing), errors.Is(err, jwt.ErrInvalidType):
-		return errs.New(errs.TokenInvalid, "the token of issuer %s has no usable %s claim", name, firstUnusable(claims))
+		return unusableClaim(i.cfg.Issuer, firstUnusable(claims))
 	case errors.Is(err, jwt.ErrTokenInvalidAudience):
 		return errs.New(errs.TokenInvalid, "the token of issuer %s is not meant for this gateway: its audience lacks %s", name, quote(i.cfg.Audience))
 	case errors.Is(err, jwt.ErrTokenExpired):
 		return expired(i.cfg.Issuer, timeOf(claims.GetExpirationTime()), i.now())
-	case errors.Is(err, jwt.ErrTokenNotValidYet):
+	case errors.Is(err, jwt.ErrTokenNotValidYet), errors.Is(err, jwt.ErrTokenUsedBeforeIssued):
 		return i.notYet(claims)
 	}
 	return malformed()
 }
 
-// firstUnusable names the registered claim that is missing or of the wrong type.
+// firstUnusable names the registered claim that is missing or of the wrong type; dates of the wrong type never get here.
 func firstUnusable(claims jwt.MapClaims) string {
 	if exp, err := claims.GetExpirationTime(); err != nil || exp == nil {
 		return "exp"
-	}
-	if _, err := claims.GetNotBefore(); err != nil {
-		return "nbf"
 	}
 	return "aud"
 }
@@ -192,7 +254,11 @@ func expired(issuer string, at, now time.Time) error {
 }
 
 func (i *issuer) notYet(claims jwt.MapClaims) error {
-	wait := timeOf(claims.GetNotBefore()).Add(-i.cfg.Leeway).Sub(i.now())
+	from := timeOf(claims.GetNotBefore())
+	if issued := timeOf(claims.GetIssuedAt()); issued.After(from) {
+		from = issued
+	}
+	wait := from.Add(-i.cfg.Leeway).Sub(i.now())
 	return errs.New(errs.TokenNotYet, "the token of issuer %s becomes valid in %v", quote(i.cfg.Issuer), wait.Round(time.Second)).After(wait)
 }
 
@@ -201,36 +267,4 @@ func timeOf(d *jwt.NumericDate, err error) time.Time {
 		return time.Time{}
 	}
 	return d.Time
-}
-
-// identity reads a verified token's claims.
-func (i *issuer) identity(claims jwt.MapClaims) (Identity, error) {
-	id := Identity{Issuer: i.cfg.Issuer, Tier: defaultTier, Expires: timeOf(claims.GetExpirationTime())}
-	var err error
-	if id.Tenant, err = i.tenant.apply(claims); err != nil {
-		return Identity{}, i.unusable("tenant", err)
-	}
-	if i.tier != nil {
-		if id.Tier, err = i.tier.apply(claims); isMissing(err) {
-			id.Tier = defaultTier
-		} else if err != nil {
-			return Identity{}, i.unusable("tier", err)
-		}
-	}
-	if id.Subject, err = textClaim(claims, "sub", maxSubjectBytes); err != nil && !isMissing(err) {
-		return Identity{}, i.unusable("subject", err)
-	}
-	if id.TokenID, err = textClaim(claims, "jti", maxTokenIDBytes); err != nil && !isMissing(err) {
-		return Identity{}, i.unusable("token id", err)
-	}
-	return id, nil
-}
-
-func isMissing(err error) bool {
-	var e *claimError
-	return errors.As(err, &e) && e.missing
-}
-
-func (i *issuer) unusable(what string, cause error) error {
-	return errs.Wrap(errs.TokenInvalid, cause, "the token of issuer %s gives no %s", quote(i.cfg.Issuer), what)
 }
