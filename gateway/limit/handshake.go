@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"golang.org/x/time/rate"
@@ -40,10 +41,10 @@ func newHandshakes(cfg Config, seed maphash.Seed) (*handshakes, error) {
 }
 
 // Handshake counts a handshake of the client at addr. IPv6 addresses count by their /64, which is what one client
-// commonly has; all invalid addresses count as one. The error is errs.HandshakeLimit with RetryAfter.
+// commonly has; all invalid addresses count as one. The error is errs.HandshakeLimit, with Quota and RetryAfter.
 func (l *Limiter) Handshake(addr netip.Addr) error {
 	h := l.addresses
-	if h == nil {
+	if h == nil || l.rules.Load().address(addr)&ofHandshakes != 0 {
 		return nil
 	}
 	now, key := l.now(), client(addr)
@@ -59,7 +60,15 @@ func (l *Limiter) Handshake(addr netip.Addr) error {
 		return nil
 	}
 	l.counts.handshakes.Inc()
-	return errs.New(errs.HandshakeLimit, "more than %d handshakes per minute from %s", h.limit, key).After(untilNext(r, now))
+	return errs.New(errs.HandshakeLimit, "more than %d handshakes per minute from %s", h.limit, key).
+		Within(h.burst, 0, seconds((float64(h.burst)-r.TokensAt(now))/float64(r.Limit()))).After(untilNext(r, now))
+}
+
+func perMinute(n int) rate.Limit { return rate.Limit(float64(n) / 60) }
+
+// untilNext is how long it takes until r allows one more.
+func untilNext(r *rate.Limiter, now time.Time) time.Duration {
+	return told((1 - r.TokensAt(now)) / float64(r.Limit()))
 }
 
 // client is the block of addresses that counts as one client.

@@ -3,6 +3,7 @@ package limit
 import (
 	"encoding/binary"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"fairlead/shared/errs"
 )
 
+// Verifies: R4.10
 func TestHandshakesPerAddress(t *testing.T) {
 	l, clock := newLimiter(t, Config{Tiers: tiers(Tier{}), HandshakesPerMinute: 30, HandshakeBurst: 2})
 	try := func(addr string) error { return l.Handshake(netip.MustParseAddr(addr)) }
@@ -69,6 +71,7 @@ func BenchmarkHandshake(b *testing.B) {
 	l, err := New(Config{Tiers: tiers(Tier{}), HandshakesPerMinute: 1 << 30, Now: time.Now})
 	require.NoError(b, err)
 	b.ReportAllocs()
+	b.SetParallelism(goroutines / runtime.GOMAXPROCS(0))
 	b.RunParallel(func(pb *testing.PB) {
 		for i := uint32(0); pb.Next(); i++ {
 			_ = l.Handshake(nth(i % 100_000))

@@ -1,24 +1,33 @@
 // Package limit bounds what one tenant, and one client address, may ask of this gateway: how fast streams are opened, how
-// many tunnels and streams there are at once, how often handshakes begin. It counts locally; what other replicas have
-// granted is not seen here.
+// many tunnels and streams there are at once, how fast their bytes flow and how much memory they pin, how often handshakes
+// begin and how many connections wait for one; and what anybody may still ask of it when it is short of memory or CPU. It
+// counts locally; what other replicas have granted is not seen here.
 package limit
 
 import (
 	"hash/maphash"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
 
 	"fairlead/shared/errs"
+	"fairlead/shared/link"
 )
 
 // Tier is a named set of limits that a tenant has. 0 means unlimited, but for Burst.
+//
+// Tokens of one tenant may name different tiers. Each token is then granted by the limits of its own tier, while
+// everything that the tenant has counts: tokens of several tiers get no more together than the best of these tiers gives
+// alone, and a token of a small tier waits while others of the tenant use up more than that tier gives.
 type Tier struct {
-	OpensPerMinute int // streams opened per minute, in the long run
-	Burst          int // streams opened at once after a pause; 0: as many as OpensPerMinute
-	Tunnels        int // at once
-	Streams        int // at once
+	OpensPerMinute int   // streams opened per minute, in the long run
+	Burst          int   // streams opened at once after a pause; 0: as many as OpensPerMinute
+	Tunnels        int   // at once
+	Streams        int   // at once
+	Bandwidth      int   // bytes per second of all streams together, each direction by itself
+	Memory         int64 // bytes that the windows of all tunnels together hold beyond their initial size
 }
 
 // DefaultTier is the tier of tenants whose token names none, or one that is not configured.
@@ -37,6 +46,8 @@ const (
 type Config struct {
 	// Tiers by name; one must be DefaultTier.
 	Tiers map[string]Tier
+	// Exempt frees tenants and addresses from limits.
+	Exempt []Exemption
 	// MaxTenants bounds the tenants that are tracked, approximately: they are spread over shards by hash, each with its
 	// part of the bound. 0: 16,384.
 	MaxTenants int
@@ -44,70 +55,106 @@ type Config struct {
 	HandshakesPerMinute int
 	// HandshakeBurst is how many handshakes may come at once; 0: as many as HandshakesPerMinute.
 	HandshakeBurst int
-	// MaxAddresses bounds the addresses that are tracked, as MaxTenants does. 0: 65,536.
+	// MaxAddresses bounds the addresses whose handshakes are tracked, as MaxTenants does. 0: 65,536.
 	MaxAddresses int
-	Metrics      *metrics.Set     // nil: counted nowhere
-	Now          func() time.Time // clock of the rates; nil: time.Now
+	// Unauthenticated bounds the connections whose client is not known yet, of all addresses together; 0: unlimited.
+	Unauthenticated int
+	// UnauthenticatedPerAddress bounds those of one client address; 0: unlimited.
+	UnauthenticatedPerAddress int
+	// Memory is the budget of the process, above those of the tenants; nil: unbounded.
+	Memory *link.Budget
+	// Pressure decides what is shed; nil: nothing.
+	Pressure *Pressure
+	Metrics  *metrics.Set     // nil: counted nowhere
+	Now      func() time.Time // clock of the rates, but not of the bandwidth; nil: time.Now
 }
 
-// Limiter counts and refuses. It is safe for concurrent use, has no goroutines and needs no closing.
+// Limiter counts, paces and refuses. It is safe for concurrent use, has no goroutines and needs no closing.
 type Limiter struct {
-	tiers     atomic.Pointer[map[string]Tier] // the map is never changed
+	changing  sync.Mutex            // held while rules change
+	rules     atomic.Pointer[rules] // replaced whole
 	now       func() time.Time
 	seed      maphash.Seed
 	tenants   []tenantShard
 	addresses *handshakes // nil: unlimited
+	strangers *strangers
+	memory    *link.Budget
+	pressure  *Pressure
 	counts    counts
 }
 
 // New checks cfg and makes a Limiter. Errors are errs.ConfigInvalid.
 func New(cfg Config) (*Limiter, error) {
-	if cfg.MaxTenants < 0 || cfg.MaxAddresses < 0 || cfg.HandshakesPerMinute < 0 || cfg.HandshakeBurst < 0 {
-		return nil, errs.New(errs.ConfigInvalid, "limits of handshakes, tenants and addresses must not be negative")
+	for _, n := range []int{cfg.MaxTenants, cfg.MaxAddresses, cfg.HandshakesPerMinute, cfg.HandshakeBurst, cfg.Unauthenticated, cfg.UnauthenticatedPerAddress} {
+		if n < 0 {
+			return nil, errs.New(errs.ConfigInvalid, "limits of handshakes, connections, tenants and addresses must not be negative")
+		}
 	}
-	l := &Limiter{now: cfg.Now, seed: maphash.MakeSeed(), counts: newCounts(cfg.Metrics)}
+	rules, err := newRules(cfg.Tiers, cfg.Exempt)
+	if err != nil {
+		return nil, err
+	}
+	l := &Limiter{now: cfg.Now, seed: maphash.MakeSeed(), memory: cfg.Memory, pressure: cfg.Pressure}
 	if l.now == nil {
 		l.now = time.Now
 	}
-	if err := l.SetTiers(cfg.Tiers); err != nil {
-		return nil, err
-	}
+	l.rules.Store(rules)
 	l.tenants = newTenantShards(orDefault(cfg.MaxTenants, defaultMaxTenants))
+	l.strangers = newStrangers(cfg.Unauthenticated, cfg.UnauthenticatedPerAddress)
 	if cfg.HandshakesPerMinute > 0 {
-		var err error
 		if l.addresses, err = newHandshakes(cfg, l.seed); err != nil {
 			return nil, err
 		}
 	}
+	l.counts = newCounts(cfg.Metrics, l)
 	return l, nil
 }
 
-// SetTiers replaces the tiers for all later calls; what tenants hold stays counted. The map is copied. Errors are
+// Apply replaces tiers and exemptions: for all later calls, for the bandwidth of what is open and is paced already, and
+// for the memory of tunnels that are there. What tenants hold stays counted. Both are copied. Errors are
 // errs.ConfigInvalid and change nothing.
-func (l *Limiter) SetTiers(tiers map[string]Tier) error {
-	if _, ok := tiers[DefaultTier]; !ok {
-		return errs.New(errs.ConfigInvalid, "tiers lacks %q, which tenants without a tier have", DefaultTier)
+func (l *Limiter) Apply(tiers map[string]Tier, exempt []Exemption) error {
+	r, err := newRules(tiers, exempt)
+	if err != nil {
+		return err
 	}
-	ready := make(map[string]Tier, len(tiers))
-	for name, t := range tiers {
-		if t.OpensPerMinute < 0 || t.Burst < 0 || t.Tunnels < 0 || t.Streams < 0 {
-			return errs.New(errs.ConfigInvalid, "tiers.%s holds a negative limit; 0 means unlimited", name)
-		}
-		if t.Burst == 0 {
-			t.Burst = t.OpensPerMinute
-		}
-		ready[name] = t
-	}
-	l.tiers.Store(&ready)
+	l.changing.Lock()
+	defer l.changing.Unlock()
+	l.put(r)
 	return nil
 }
 
-func (l *Limiter) tier(name string) Tier {
-	tiers := *l.tiers.Load()
-	if t, ok := tiers[name]; ok {
-		return t
+// SetTiers is Apply that leaves the exemptions as they are.
+func (l *Limiter) SetTiers(tiers map[string]Tier) error {
+	l.changing.Lock()
+	defer l.changing.Unlock()
+	r, err := newRules(tiers, l.rules.Load().exempt)
+	if err != nil {
+		return err
 	}
-	return tiers[DefaultTier]
+	l.put(r)
+	return nil
+}
+
+// put makes rules known to everybody. Whoever works on a tenant has its shard's lock and reads the rules after taking it,
+// so a tenant has either followed them already or is met here.
+func (l *Limiter) put(r *rules) {
+	l.rules.Store(r)
+	now := l.now()
+	for i := range l.tenants {
+		s := &l.tenants[i]
+		s.mu.Lock()
+		for _, e := range s.byName {
+			e.Value.(*tenant).follow(r, now)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// Exempt says whether the tenant is exempt from a limit, one of Limits.
+func (l *Limiter) Exempt(limit, tenant string) bool {
+	s, err := setOf([]string{limit})
+	return err == nil && l.rules.Load().tenant(tenant)&s != 0
 }
 
 func orDefault(n, def int) int {

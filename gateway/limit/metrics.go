@@ -2,27 +2,46 @@ package limit
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	"github.com/VictoriaMetrics/metrics"
 )
 
-// counts are refusals, by the limit that was reached.
+// counts are refusals, by the limit that was reached, and waits.
 type counts struct {
-	opens, streams, tunnels, handshakes, tenants *metrics.Counter
+	opens, streams, tunnels, handshakes, strangers, tenants *metrics.Counter
+	bandwidth                                               *[directions]pacerCounts
 }
 
-func newCounts(set *metrics.Set) counts {
+// pacerCounts are of one direction, of all tenants together.
+type pacerCounts struct {
+	waits   *metrics.Counter // pieces that had to wait
+	waiting atomic.Int64     // those that wait now
+}
+
+func newCounts(set *metrics.Set, l *Limiter) counts {
 	if set == nil {
 		set = metrics.NewSet()
 	}
-	refusals := func(limit string) *metrics.Counter {
-		return set.GetOrCreateCounter(fmt.Sprintf("fairlead_gateway_limit_refusals_total{limit=%q}", limit))
+	c := counts{
+		opens:      refusals(set, Opens),
+		streams:    refusals(set, Streams),
+		tunnels:    refusals(set, Tunnels),
+		handshakes: refusals(set, Handshakes),
+		strangers:  refusals(set, Unauthenticated),
+		tenants:    refusals(set, "tenants"),
+		bandwidth:  new([directions]pacerCounts),
 	}
-	return counts{
-		opens:      refusals("opens"),
-		streams:    refusals("streams"),
-		tunnels:    refusals("tunnels"),
-		handshakes: refusals("handshakes"),
-		tenants:    refusals("tenants"),
+	for d, name := range []string{toBackend: "to_backend", fromBackend: "from_backend"} {
+		b := &c.bandwidth[d]
+		b.waits = set.NewCounter(fmt.Sprintf("fairlead_gateway_bandwidth_waits_total{direction=%q}", name))
+		set.NewGauge(fmt.Sprintf("fairlead_gateway_bandwidth_waiting{direction=%q}", name), func() float64 { return float64(b.waiting.Load()) })
 	}
+	set.NewGauge("fairlead_gateway_limit_tenants", func() float64 { return float64(l.Tracked()) })
+	set.NewGauge("fairlead_gateway_unauthenticated_connections", func() float64 { return float64(l.Strangers()) })
+	return c
+}
+
+func refusals(set *metrics.Set, limit string) *metrics.Counter {
+	return set.GetOrCreateCounter(fmt.Sprintf("fairlead_gateway_limit_refusals_total{limit=%q}", limit))
 }
