@@ -37,6 +37,8 @@ func root() *cobra.Command {
 	cmd.AddCommand(
 		&cobra.Command{Use: "run", Short: "Run the gateway", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), flags) }},
 		token(&flags),
+		policyCommand(&flags),
+		auditCommand(),
 		sharedconfig.Command(sharedconfig.Program[config.Config]{Name: "gateway", Default: config.Default, Flags: &flags}),
 		&cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), version) }},
 	)
@@ -44,7 +46,10 @@ func root() *cobra.Command {
 }
 
 func run(ctx context.Context, flags sharedconfig.Flags) error {
-	loaded, err := sharedconfig.Load(config.Default(), sharedconfig.Input{Flags: flags})
+	load := func() (*sharedconfig.Loaded[config.Config], error) {
+		return sharedconfig.Load(config.Default(), sharedconfig.Input{Flags: flags})
+	}
+	loaded, err := load()
 	if err != nil {
 		return err
 	}
@@ -60,7 +65,7 @@ func run(ctx context.Context, flags sharedconfig.Flags) error {
 	ctx, stop, err := lifecycle.HandleSignals(ctx, lifecycle.SignalConfig{Log: log, Reload: func(ctx context.Context) {
 		select {
 		case <-built:
-			reload(a, flags, log)
+			_, _ = a.ReloadFiles("signal") // it is logged
 		case <-ctx.Done():
 		}
 	}})
@@ -68,7 +73,7 @@ func run(ctx context.Context, flags sharedconfig.Flags) error {
 		return err
 	}
 	defer stop()
-	a, err = app.New(cfg, app.Options{Logger: log, SetLevel: level.Set, Instance: instance, Version: version, Effective: loaded.Entries()})
+	a, err = app.New(cfg, app.Options{Logger: log, SetLevel: level.Set, Level: level.String, Instance: instance, Version: version, Load: load, Loaded: loaded})
 	if err != nil {
 		return err
 	}
@@ -78,17 +83,6 @@ func run(ctx context.Context, flags sharedconfig.Flags) error {
 	}
 	log.Info("serving", attrs(a, cfg)...)
 	return a.Run(ctx)
-}
-
-// reload reads the configuration anew. One that is not valid changes nothing.
-func reload(a *app.App, flags sharedconfig.Flags, log *slog.Logger) {
-	loaded, err := sharedconfig.Load(config.Default(), sharedconfig.Input{Flags: flags})
-	if err == nil {
-		err = a.Reload(loaded.Config)
-	}
-	if err != nil {
-		log.Error("the configuration was not reloaded; what was loaded before stays in force", logging.Error(err)...)
-	}
 }
 
 func attrs(a *app.App, cfg config.Config) []any {

@@ -209,6 +209,27 @@ func TestPrintedCommands(t *testing.T) {
 			}
 		}
 	})
+	t.Run("page", func(t *testing.T) {
+		url := regexp.MustCompile(`page +(http://\S+/)\n`).FindStringSubmatch(r.text)
+		require.NotNil(t, url, r.text)
+		require.Contains(t, get(t, url[1]), "<title>fairlead gateway</title>")
+	})
+	t.Run("audit log", func(t *testing.T) {
+		line := r.line(t, "go run ./gateway audit verify ")
+		file := line[strings.LastIndex(line, " ")+1:]
+		recorded, err := os.ReadFile(file)
+		require.NoError(t, err)
+		require.Contains(t, string(recorded), `"action":"open","result":"allowed","actor":"demo"`)
+		out, err := sh(t, line, "")
+		require.NoError(t, err)
+		require.Contains(t, out, ": ok\n")
+
+		changed := filepath.Join(t.TempDir(), auditFile)
+		require.NoError(t, os.WriteFile(changed, bytes.Replace(recorded, []byte(`"actor":"demo"`), []byte(`"actor":"deno"`), 1), 0o600))
+		out, err = sh(t, strings.Replace(line, file, changed, 1), "")
+		require.Error(t, err)
+		require.Contains(t, out, ": BROKEN\n")
+	})
 
 	open := exec.CommandContext(t.Context(), "sh", "-c", "exec "+ssh+" 'echo open; exec sleep 1000'")
 	out, err := open.StdoutPipe()
@@ -239,6 +260,9 @@ func TestGivenPortsAndDirectory(t *testing.T) {
 	require.NotContains(t, r.text, "removed at the end")
 	r.end(t, syscall.SIGTERM)
 	require.FileExists(t, filepath.Join(dir, "gateway.yaml"))
+	out, err = sh(t, r.line(t, "go run ./gateway audit verify "+filepath.Join(dir, auditFile)), "")
+	require.NoError(t, err)
+	require.Contains(t, out, "end       closed\n", "it stays, and is whole")
 	require.NoFileExists(t, filepath.Join(dir, logFile))
 	require.Contains(t, r.stderr.String(), "component=gateway")
 	require.Contains(t, r.stderr.String(), "component=sidecar")

@@ -112,7 +112,7 @@ func (d *demo) startGateway() error {
 	if err != nil {
 		return err
 	}
-	d.gateway, err = gateway.New(loaded.Config, gateway.Options{Logger: log, Instance: "demo", Version: "demo", Effective: loaded.Entries()})
+	d.gateway, err = gateway.New(loaded.Config, gateway.Options{Logger: log, Instance: "demo", Version: "demo", Loaded: loaded})
 	if err != nil {
 		return err
 	}

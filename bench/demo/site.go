@@ -27,7 +27,8 @@ const (
 	routeSSH = "ssh"
 	routeWeb = "web"
 
-	logFile = "demo.log"
+	logFile   = "demo.log"
+	auditFile = "audit.jsonl"
 )
 
 // site is the directory of a demo and what is in it.
@@ -151,12 +152,16 @@ policy:
 tiers:
   default: {opens_per_minute: 0, burst: 0, tunnels: 0, streams: 0}
 admin: {listen: %q}
+audit: {file: %q}
 shutdown: {drain: %s}
 log: {format: text}
 `, at(c.gatewayPort), s.cert.CertFile, s.cert.KeyFile, s.issuer.Issuer(), s.issuer.Audience(), s.issuer.SecretFile(),
 		server.Addr(), server.User(), server.KeyFile(), server.KnownHostsFile(), routeSSH, routeWeb, target, tenant, routeSSH, routeWeb,
-		at(c.adminPort), drain), 0o600)
+		at(c.adminPort), s.auditFile(), drain), 0o600)
 }
+
+// auditFile is where the gateway records who did what.
+func (s *site) auditFile() string { return filepath.Join(s.dir, auditFile) }
 
 // writeSidecarConfig writes the sidecar's configuration, for the demo's own and for `sidecar connect`.
 func (s *site) writeSidecarConfig(c config, gateway net.Addr, port int) error {

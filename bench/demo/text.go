@@ -47,11 +47,15 @@ Without a listener, as OpenSSH's ProxyCommand, from the project's root:
 
 To a web server behind the SSH server (route %s, mode forward):
   curl %s
-`, client, routeSSH, d.site.sidecarConfigFile, routeWeb, d.webURL())
+
+Who did what is in the audit log; whether it is as it was written, from the project's root:
+  go run ./gateway audit verify %s
+`, client, routeSSH, d.site.sidecarConfigFile, routeWeb, d.webURL(), d.site.auditFile())
 	gatewayAdmin, sidecarAdmin := d.gateway.AdminAddr(), d.sidecar.AdminAddr()
 	b.WriteString("\nAddresses:\n")
 	for _, row := range [][2]string{
 		{"gateway", fmt.Sprintf("wss://%s", d.gateway.Addr())},
+		{"  page", fmt.Sprintf("http://%s/", gatewayAdmin)},
 		{"  status", fmt.Sprintf("http://%s/api/tunnel/diagnostics", gatewayAdmin)},
 		{"  metrics", fmt.Sprintf("http://%s/metrics", gatewayAdmin)},
 		{"sidecar", fmt.Sprintf("%s for ssh, %s for web", d.sidecar.Addr(routeSSH), d.sidecar.Addr(routeWeb))},
@@ -70,10 +74,11 @@ To a web server behind the SSH server (route %s, mode forward):
 
 // files says where the files are and what becomes of them.
 func (d *demo) files(temporary, verbose bool) string {
-	line := d.site.dir
+	line := d.site.dir + " (audit log: " + auditFile
 	if !verbose {
-		line += " (log: " + logFile + ")"
+		line += ", log: " + logFile
 	}
+	line += ")"
 	if temporary {
 		line += ", removed at the end"
 	}

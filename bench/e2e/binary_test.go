@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	gatewayconfig "fairlead/gateway/config"
 	"fairlead/shared/errs"
 )
 
@@ -180,16 +181,18 @@ func TestSignalsBeforeReady(t *testing.T) {
 	}
 }
 
-// SIGHUP takes what can be taken without a restart, says what cannot, and drops no connection.
+// SIGHUP takes what can be taken without a restart, says what cannot, and drops no connection but those
+// whose route was taken away.
 //
 // Verifies: R9.4, R11.7
 func TestReloadKeepsConnections(t *testing.T) {
-	w := newWorld(t, withProcesses(), withTarget("echo", newTarget(t, echoServer)))
-	c := w.dial("echo")
+	w := newWorld(t, withProcesses(), withTarget("echo", newTarget(t, echoServer)), withTarget("kept", newTarget(t, echoServer)))
+	c, kept := w.dial("echo"), w.dial("kept")
 	echoes(t, c, "before")
+	echoes(t, kept, "before")
 	id := w.sidecar.tunnelID(t)
 
-	w.gatewayConfig.Policy = nil
+	w.gatewayConfig.Policy = []gatewayconfig.Rule{{Tenants: []string{ownTenant}, Routes: []string{"kept"}}}
 	w.gatewayConfig.Breaker.Failures = 3
 	configFile(w, "gateway", w.gatewayConfig)
 	w.gateway.proc.signal(t, syscall.SIGHUP)
@@ -199,7 +202,7 @@ func TestReloadKeepsConnections(t *testing.T) {
 	assert.Equal(t, "breaker.failures", said.str("needs_restart"))
 	w.refused("echo")
 	w.sidecar.logs.wait(t, "connection ended", "code", errs.RouteForbidden.String())
-	echoes(t, c, "what was open goes on")
+	requireReset(t, c)
 
 	w.sidecarConfig.Log.Level, w.sidecarConfig.Queue.Size = "error", 5
 	configFile(w, "sidecar", w.sidecarConfig)
@@ -213,7 +216,7 @@ func TestReloadKeepsConnections(t *testing.T) {
 	require.NoError(t, writeAtomic(filepath.Join(w.dir, "gateway.yaml"), []byte("listen: [")))
 	w.gateway.proc.signal(t, syscall.SIGHUP)
 	w.gateway.logs.wait(t, "the configuration was not reloaded; what was loaded before stays in force")
-	echoes(t, c, "after all")
+	echoes(t, kept, "after all")
 	assert.Equal(t, id, w.sidecar.tunnelID(t))
 }
 

@@ -2,6 +2,7 @@
 package e2e
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/url"
@@ -43,8 +44,9 @@ type world struct {
 	ca        *testbed.CA
 	cert      *testbed.Certificate // the gateway's
 	issuer    *testbed.Issuer
-	tenant    string // whom the sidecar's token speaks for
-	tokenFile string // the sidecar's
+	tenant    string           // whom the sidecar's token speaks for
+	tokenFile string           // the sidecar's
+	shows     *tls.Certificate // client certificate of clients other than the sidecar; nil: none
 	proxy     *fault.Proxy
 	ssh       *testbed.SSHD // nil without an option that needs it
 	gateway   *gatewayNode
@@ -103,6 +105,9 @@ func (w *world) defaultGateway() gatewayconfig.Config {
 	c.Backends, c.Routes = map[string]gatewayconfig.Backend{}, map[string]gatewayconfig.Route{}
 	c.Policy = []gatewayconfig.Rule{{Tenants: []string{ownTenant}, Routes: []string{"*"}}}
 	c.Tiers = map[string]gatewayconfig.Tier{gatewayconfig.DefaultTier: {}}
+	c.Limits.HandshakesPerMinute, c.Limits.UnauthenticatedPerAddress = 0, 0
+	c.Admin.RequestsPerMinute = 0     // tests wait by asking
+	c.Limits.Shedding.Enabled = false // machines that run tests are short of CPU
 	c.Shutdown.Drain = 2 * time.Second
 	c.Log.Level = "debug"
 	return c
@@ -151,6 +156,11 @@ func withGateway(change func(*gatewayconfig.Config)) option {
 // withSidecar changes the sidecar's configuration.
 func withSidecar(change func(*sidecarconfig.Config)) option {
 	return func(w *world) { change(&w.sidecarConfig) }
+}
+
+// withWatch has the gateway look at its files often.
+func withWatch() option {
+	return withGateway(func(c *gatewayconfig.Config) { c.Reload.Watch = 20 * time.Millisecond })
 }
 
 // withProcesses runs both programs as processes of their own, with configuration files, instead of inside this one.
@@ -228,6 +238,15 @@ func (w *world) addListener(name, route, listen, priority string) {
 	l.SetDefaults()
 	l.Name, l.Route, l.Listen, l.Priority = name, route, listen, priority
 	w.sidecarConfig.Listeners = append(w.sidecarConfig.Listeners, l)
+}
+
+// clientTLS is how clients other than the sidecar connect.
+func (w *world) clientTLS() *tls.Config {
+	c := w.ca.ClientTLS()
+	if w.shows != nil {
+		c.Certificates = []tls.Certificate{*w.shows}
+	}
+	return c
 }
 
 // token makes a token.

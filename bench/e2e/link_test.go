@@ -38,7 +38,7 @@ func (l *lane) closeFrame() *websocket.CloseError {
 // dialLane upgrades with a token. An answer other than an upgrade is an error.
 func (w *world) dialLane(token string) (*lane, error) {
 	w.t.Helper()
-	dialer := websocket.Dialer{TLSClientConfig: w.ca.ClientTLS(), HandshakeTimeout: patience, Subprotocols: []string{link.Subprotocol},
+	dialer := websocket.Dialer{TLSClientConfig: w.clientTLS(), HandshakeTimeout: patience, Subprotocols: []string{link.Subprotocol},
 		ReadBufferSize: ws.ReadBufferSize, WriteBufferSize: ws.WriteBufferSize,
 		NetDialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			c, err := (&net.Dialer{}).DialContext(ctx, network, addr)

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
@@ -102,6 +103,9 @@ func TestMetricsArePrometheusText(t *testing.T) {
 	}
 	echoes(t, w.dial("behind"), "counted")
 	w.refused("dead")
+	await(t, "the refused stream is forgotten", func() bool {
+		return strings.Contains(get(t, w.gateway.url("/metrics")), fmt.Sprintf("fairlead_gateway_streams %d\n", opens))
+	})
 	text := get(t, w.gateway.url("/metrics"))
 	gateway := parseMetrics(t, text)
 	assert.EqualValues(t, opens, gateway["fairlead_gateway_streams_opened_total"])

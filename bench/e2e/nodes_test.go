@@ -72,7 +72,7 @@ func (w *world) gatewayInside(instance string) *gatewayNode {
 	w.t.Helper()
 	captured := newLogs(w.t, instance)
 	log, level := newLogger(w.t, w.gatewayConfig.Log.Level, "gateway", instance, captured)
-	app, err := gatewayapp.New(w.gatewayConfig, gatewayapp.Options{Logger: log, SetLevel: level.Set, Instance: instance, Version: version})
+	app, err := gatewayapp.New(w.gatewayConfig, gatewayapp.Options{Logger: log, SetLevel: level.Set, Level: level.String, Instance: instance, Version: version})
 	require.NoError(w.t, err)
 	r := run(w.t, captured, app.Run)
 	if a := app.AdminAddr(); a != nil {

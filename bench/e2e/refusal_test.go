@@ -51,7 +51,10 @@ func TestFourKindsOfRefusalAreTold(t *testing.T) {
 			w.tellsWhy(t, exe, "echo", c.code)
 
 			w.startSidecar()
-			await(t, "the sidecar has given up", func() bool { return w.sidecar.status(t).State == "failed" })
+			await(t, "the sidecar has given up", func() bool {
+				st := w.sidecar.status(t)
+				return st.State == "failed" && st.Events[len(st.Events)-1].State == "failed"
+			})
 			st := w.sidecar.status(t)
 			last := st.Events[len(st.Events)-1]
 			assert.Contains(t, last.Reason, c.code.String(), "in the status")

@@ -28,7 +28,7 @@ import (
 // stream asks a gateway for a plain byte stream, as any WebSocket client could. Without a stream there is the answer.
 func (w *world) stream(route, token string) (*websocket.Conn, *http.Response, error) {
 	w.t.Helper()
-	dialer := websocket.Dialer{TLSClientConfig: w.ca.ClientTLS(), HandshakeTimeout: patience}
+	dialer := websocket.Dialer{TLSClientConfig: w.clientTLS(), HandshakeTimeout: patience}
 	header := http.Header{}
 	if token != "" {
 		header.Set("Authorization", "Bearer "+token)
@@ -214,7 +214,7 @@ func TestPublicAddressAnswersStrangers(t *testing.T) {
 	}{
 		"no upgrade of a stream":  {"GET /v1/stream/echo", bearer, 400, errs.BadRequest},
 		"no upgrade of a tunnel":  {"GET /v1/tunnel", bearer + "Sec-WebSocket-Protocol: fairlead.link.v1\r\n", 400, errs.BadRequest},
-		"wrong method":            {"POST /v1/stream/echo", bearer + upgrade + "Content-Length: 0\r\n", 400, errs.BadRequest},
+		"wrong method":            {"POST /v1/stream/echo", bearer + upgrade + "Content-Length: 0\r\n", 405, errs.BadRequest},
 		"no subprotocol":          {"GET /v1/tunnel", bearer + upgrade, 400, errs.VersionUnsupported},
 		"unknown path":            {"GET /v2/stream/echo", bearer + upgrade, 404, errs.NotFound},
 		"no route":                {"GET /v1/stream/", bearer + upgrade, 404, errs.NotFound},
@@ -246,6 +246,7 @@ func TestTokensOfEveryAlgorithm(t *testing.T) {
 			i, err := testbed.NewIssuer(testbed.IssuerConfig{Algorithm: algorithm, Issuer: "https://" + algorithm + "." + from, KeyID: algorithm + from, Dir: t.TempDir()})
 			require.NoError(t, err)
 			c := issuerOf(i)
+			c.SharedTenants = true
 			if from == "url" {
 				if algorithm == "HS256" {
 					continue // a shared secret is never published

@@ -25,7 +25,7 @@ func (w *world) shown() string {
 // Verifies: R4.7
 func TestCertificatesReloadWithoutARestart(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, withTarget("echo", newTarget(t, echoServer)))
+	w := newWorld(t, withWatch(), withTarget("echo", newTarget(t, echoServer)))
 	c := w.dial("echo")
 	echoes(t, c, "before")
 	id := w.sidecar.tunnelID(t)
@@ -33,15 +33,15 @@ func TestCertificatesReloadWithoutARestart(t *testing.T) {
 	renewed, err := w.ca.Issue(testbed.CertificateConfig{})
 	require.NoError(t, err)
 	require.Equal(t, w.cert.CertFile, renewed.CertFile, "in place of the one before")
-	w.gateway.logs.wait(t, "certificate reloaded")
-	assert.Equal(t, renewed.Leaf.SerialNumber.String(), w.shown())
+	await(t, "the renewed certificate is shown", func() bool { return w.shown() == renewed.Leaf.SerialNumber.String() })
+	w.gateway.logs.wait(t, "configuration reloaded", "by", "file change")
 	assert.NotEqual(t, first, w.shown())
 	echoes(t, c, "after")
 	assert.Equal(t, id, w.sidecar.tunnelID(t))
 	assert.EqualValues(t, 1, w.proxy.Stats().Accepted, "the tunnel's WebSocket has stayed")
 
 	require.NoError(t, writeAtomic(w.cert.CertFile, []byte("no certificate")))
-	w.gateway.logs.wait(t, "the changed certificate cannot be used; the one before stays in use", "code", errs.KeyUnreadable.String())
+	w.gateway.logs.wait(t, "the configuration was not reloaded; what was loaded before stays in force", "code", errs.KeyUnreadable.String())
 	assert.Equal(t, renewed.Leaf.SerialNumber.String(), w.shown())
 	require.Equal(t, 1, w.proxy.Cut())
 	echoes(t, c, "over a WebSocket under the renewed certificate")

@@ -61,8 +61,9 @@ func edges() map[string][]string {
 		"sidecar/listener": {"sidecar/queue"},
 		"sidecar/queue":    {"sidecar/spool"},
 		"sidecar/doctor":   {"sidecar/tunnel"},
-		"gateway/server":   {"gateway/session"},
-		"gateway/session":  {"gateway/store"},
+		"gateway/server":   {"gateway/session", "gateway/audit"}, // whoever acts speaks in the words of the audit log
+		"gateway/session":  {"gateway/store", "gateway/audit"},
+		"gateway/admin":    {"gateway/audit"},
 		"gateway/backend":  {"gateway/breaker"},
 	}
 }

@@ -1,75 +1,103 @@
-// Package admin is the gateway's operators' API: diagnostics, tunnels, backends and profiles.
+// Package admin is the gateway's operators' API: what the gateway does, and what may be changed while it runs. One table of
+// routes (routes.go) decides who may ask what, and is what docs/openapi.json is made from.
 package admin
 
 import (
 	"io"
+	"iter"
 	"log/slog"
 	"net/http"
-	"net/http/pprof"
+	"time"
 
+	"github.com/VictoriaMetrics/metrics"
+
+	"fairlead/gateway/audit"
 	"fairlead/shared/adminapi"
 	"fairlead/shared/errs"
 )
 
-// Config is what the API needs.
+// Config is what the API needs. Funcs that are marked optional may be nil; then what needs them answers errs.NotFound. All
+// are called from many goroutines at once, and lists from a sequence may come in any order.
 type Config struct {
-	Listen      string // host:port
-	TokenFile   string // holds the operators' bearer token; empty: programs on the gateway's machine are the operators
-	Ready       func() error
-	Diagnostics func() any
-	Tunnels     func() any
-	EndTunnel   func(id string) bool
-	Backends    func() any
-	SetBreaker  func(backend, mode string) error // NotFound for a backend that does not exist, BadRequest for a mode
-	Effective   func() any                       // the configuration, masked, with sources
-	Drain       func()
+	Listen    string  // host:port
+	TokenFile string  // holds the token of a caller named OperatorName with the role Operator; empty: there is none
+	Tokens    []Token // more callers. No callers at all: programs on the gateway's machine are the operators
+
+	RequestsPerMinute int // of each caller, and of each client address; 0: DefaultRequests
+	FailuresPerMinute int // wrong tokens from each client address; 0: DefaultFailures
+
+	Audit   audit.Recorder // nil: nothing is recorded
+	Ready   func() error
+	Metrics func(io.Writer) error // writes Prometheus text
+
+	Diagnostics func() Diagnostics
+	Effective   func() []Setting           // the configuration, masked, with sources
+	Live        func(after time.Time) Live // optional
+	Events      func(after uint64) Events  // optional
+
+	Tunnels   func() iter.Seq[Tunnel]
+	EndTunnel func(id string) error         // errs.NotFound when there is none
+	Streams   func() iter.Seq[Stream]       // optional
+	EndStream func(tunnel, id string) error // optional; errs.NotFound when there is none
+	Tenants   func() iter.Seq[Tenant]       // optional
+
+	Backends   func() []Backend                     // by name
+	SetBreaker func(backend, mode, by string) error // mode is open, closed or auto; errs.NotFound for a backend that does not exist
+
+	Revocations func() []Revocation                                         // optional
+	Revoke      func(by string, what RevocationRequest) (Revocation, error) // optional
+	Unrevoke    func(id string) error                                       // optional; errs.NotFound when there is none
+	TestPolicy  func(tenant, route string) Decision
+	Reload      func(by string) (ReloadResult, error) // optional. An error only when it could not even be tried
+	Drain       func()                                // must not block
+	Level       func() string                         // optional
 	SetLevel    func(string) error
-	Metrics     func(io.Writer) error
-	Logger      *slog.Logger
+
+	Page     http.Handler // answers GET / and GET /ui/…, for everybody; nil: there is no page
+	Logger   *slog.Logger
+	Registry *metrics.Set     // nil: nothing is counted
+	Now      func() time.Time // clock of limits and token files; nil: time.Now
 }
 
-// New binds the listener. A token file that cannot be used is an error.
+// New binds the listener. A token file that cannot be used is an error, errs.KeyUnreadable; callers that cannot be told
+// apart are errs.ConfigInvalid.
 func New(cfg Config) (*adminapi.Server, error) {
-	allow := adminapi.OnThisMachine
-	if cfg.TokenFile != "" {
-		op := operators{file: cfg.TokenFile, log: cfg.Logger}
-		if _, err := op.token(); err != nil {
-			return nil, err
-		}
-		allow = op.allow
+	a, err := newAPI(cfg)
+	if err != nil {
+		return nil, err
 	}
-	return adminapi.New(adminapi.Config{Listen: cfg.Listen, Ready: cfg.Ready, Metrics: cfg.Metrics, SetLevel: cfg.SetLevel, Allow: allow, Logger: cfg.Logger,
-		Routes: func(mux *http.ServeMux) { routes(cfg, mux) }})
+	return adminapi.New(adminapi.Config{Listen: cfg.Listen, Handler: a, Logger: cfg.Logger})
 }
 
-func routes(cfg Config, mux *http.ServeMux) {
-	mux.HandleFunc("GET /api/tunnel/metrics", adminapi.Metrics(cfg.Metrics))
-	mux.HandleFunc("GET /api/tunnel/diagnostics", adminapi.Show(cfg.Diagnostics))
-	mux.HandleFunc("GET /api/tunnel/config", adminapi.Show(cfg.Effective))
-	mux.HandleFunc("GET /api/tunnels", adminapi.Show(cfg.Tunnels))
-	mux.HandleFunc("DELETE /api/tunnels/{id}", func(w http.ResponseWriter, r *http.Request) {
-		if !cfg.EndTunnel(r.PathValue("id")) {
-			adminapi.Refuse(w, errs.New(errs.NotFound, "there is no tunnel %.64q", r.PathValue("id")))
-			return
-		}
-		w.WriteHeader(http.StatusNoContent)
-	})
-	mux.HandleFunc("GET /api/backends", adminapi.Show(cfg.Backends))
-	mux.HandleFunc("PUT /api/backends/{name}/breaker", func(w http.ResponseWriter, r *http.Request) {
-		mode, err := adminapi.Word(w, r, "mode")
-		if err == nil {
-			err = cfg.SetBreaker(r.PathValue("name"), mode)
-		}
-		if err != nil {
-			adminapi.Refuse(w, err)
-			return
-		}
-		adminapi.Done(w, http.StatusOK)
-	})
-	mux.HandleFunc("POST /api/drain", adminapi.Do(cfg.Drain))
-	mux.HandleFunc("/debug/pprof/", pprof.Index)
-	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+func newAPI(cfg Config) (*api, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	list := cfg.Tokens
+	if cfg.TokenFile != "" {
+		list = append([]Token{{OperatorName, Operator, cfg.TokenFile}}, list...)
+	}
+	if err := checkTokens(list); err != nil {
+		return nil, err
+	}
+	a := &api{cfg: cfg}
+	var err error
+	if a.tokens, err = newTokens(list, cfg.Now); err != nil {
+		return nil, err
+	}
+	if a.limits, err = newLimits(orElse(cfg.RequestsPerMinute, DefaultRequests), orElse(cfg.FailuresPerMinute, DefaultFailures), cfg.Now); err != nil {
+		return nil, errs.Wrap(errs.Internal, err, "table of client addresses")
+	}
+	if a.document, err = openAPI(a.routes()); err != nil {
+		return nil, errs.Wrap(errs.Internal, err, "the description of the API")
+	}
+	a.register()
+	return a, nil
+}
+
+func orElse(n, otherwise int) int {
+	if n <= 0 {
+		return otherwise
+	}
+	return n
 }

@@ -1,154 +1,203 @@
 package admin_test
 
 import (
-	"bytes"
-	"context"
-	"io"
-	"log/slog"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"fairlead/gateway/admin"
-	"fairlead/shared/adminapi"
 	"fairlead/shared/errs"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-type api struct {
-	*adminapi.Server
-	t       *testing.T
-	log     bytes.Buffer
-	drained int
-}
-
-func config(a *api, tokenFile string) admin.Config {
-	show := func(what string) func() any { return func() any { return map[string]string{"this": what} } }
-	return admin.Config{Listen: "127.0.0.1:0", TokenFile: tokenFile, Ready: func() error { return nil }, Diagnostics: show("diagnostics"), Tunnels: show("tunnels"),
-		EndTunnel: func(id string) bool { return id == "t1" }, Backends: show("backends"), Effective: show("config"),
-		SetBreaker: func(name, mode string) error {
-			if name != "git" {
-				return errs.New(errs.NotFound, "no backend %q", name)
-			}
-			if mode != "open" {
-				return errs.New(errs.BadRequest, "mode %q", mode)
-			}
-			return nil
-		},
-		Drain: func() { a.drained++ }, SetLevel: func(string) error { return nil },
-		Metrics: func(w io.Writer) error { _, err := io.WriteString(w, "up 1\n"); return err },
-		Logger:  slog.New(slog.NewTextHandler(&a.log, nil))}
-}
-
-func serve(t *testing.T, tokenFile string) *api {
-	t.Helper()
-	a := &api{t: t}
-	var err error
-	a.Server, err = admin.New(config(a, tokenFile))
-	require.NoError(t, err)
-	done := make(chan error, 1)
-	go func() { done <- a.Serve() }()
-	t.Cleanup(func() {
-		assert.NoError(t, a.Shutdown(context.Background()))
-		assert.NoError(t, <-done)
-	})
-	return a
-}
-
-func (a *api) ask(method, path, body string, header ...string) (int, string) {
-	a.t.Helper()
-	req, err := http.NewRequestWithContext(a.t.Context(), method, "http://"+a.Addr().String()+path, strings.NewReader(body))
-	require.NoError(a.t, err)
-	for i := 0; i < len(header); i += 2 {
-		req.Header.Set(header[i], header[i+1])
-	}
-	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
-	require.NoError(a.t, err)
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	require.NoError(a.t, err)
-	return resp.StatusCode, string(text)
-}
-
-// Verifies: R2.7, R3.4
+// Verifies: R2.7, R3.4, R9.6
 func TestAddresses(t *testing.T) {
-	a := serve(t, "")
-	for path, want := range map[string]string{"/api/tunnel/diagnostics": "diagnostics", "/api/tunnel/config": "config", "/api/tunnels": "tunnels", "/api/backends": "backends",
-		"/api/tunnel/metrics": "up 1", "/metrics": "up 1", "/debug/pprof/": "goroutine", "/debug/pprof/cmdline": "admin.test"} {
+	a := serve(t, nil)
+	for path, want := range map[string]string{"/api/tunnel/diagnostics": `"store": "redis"`, "/api/tunnel/config": `"source": "x.yaml:1"`, "/api/tunnels": `"id": "t1"`,
+		"/api/tunnels/t2": `"state": "detached"`, "/api/tunnels?tenant=dev": `"id": "t2"`, "/api/tunnels?route=git": `"id": "t1"`, "/api/streams?tenant=dev": "[]\n",
+		"/api/streams?tunnel=t1&route=git&backend=git": `"pod": "p-0"`, "/api/streams?backend=other": "[]\n", "/api/tenants": `"bandwidth": 0`, "/api/backends": `"name": "git"`,
+		"/api/backends/git": `"name": "git"`, "/api/revocations": `"id": "r1"`, "/api/live?after=2026-11-24T06:00:00.5Z": `"t": "2026-11-24T06:00:01.123456789Z"`,
+		"/api/events?after=1": `"id": 2`, "/api/log-level": `"level": "info"`, "/api/openapi.json": `"openapi": "3.1.0"`,
+		"/api/tunnel/metrics": "up 1", "/metrics": "up 1", "/healthz": "ok", "/readyz?probe=1": "ready", "/debug/pprof/": "goroutine", "/debug/pprof/goroutine?debug=1": "goroutine profile",
+		"/debug/pprof/cmdline": "admin.test", "/": "<title>page</title>", "/ui/app.js": "<title>page</title>"} {
 		status, body := a.ask("GET", path, "")
 		assert.Equal(t, 200, status, path)
 		assert.Contains(t, body, want, path)
 	}
-	status, _ := a.ask("DELETE", "/api/tunnels/t1", "")
-	assert.Equal(t, 204, status)
-	status, body := a.ask("DELETE", "/api/tunnels/t2", "")
-	assert.Equal(t, 404, status)
-	assert.Contains(t, body, "FL-S419")
-	status, _ = a.ask("POST", "/api/drain", "")
-	assert.Equal(t, 202, status)
-	assert.Equal(t, 1, a.drained)
-	assert.Contains(t, a.log.String(), "path=/api/drain")
-}
-
-func TestBreaker(t *testing.T) {
-	a := serve(t, "")
-	for body, want := range map[string]int{"open": 200, `{"mode":"open"}`: 200, "ajar": 400, "": 400, strings.Repeat("x", 1<<20): 400} {
-		status, _ := a.ask("PUT", "/api/backends/git/breaker", body)
-		assert.Equal(t, want, status, "%.20s", body)
+	_, body := a.ask("GET", "/api/tunnels?route=other", "")
+	assert.Equal(t, "[]\n", body)
+	_, body = a.ask("GET", "/api/tunnels?tenant=dev", "")
+	assert.NotContains(t, body, "payments")
+	_, body = a.ask("GET", "/api/events?after=1", "")
+	assert.NotContains(t, body, `"id": 1`)
+	for _, path := range []string{"/api/tunnels/t3", "/api/backends/none", "/nowhere", "/api/", "/debug/pprof/none"} {
+		status, _ := a.ask("GET", path, "")
+		assert.Equal(t, 404, status, path)
 	}
-	status, _ := a.ask("PUT", "/api/backends/nope/breaker", "open")
-	assert.Equal(t, 404, status)
 }
 
-func TestOnlyOperatorsHaveTheToken(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "token")
-	const token = "0123456789abcdef-token"
-	require.NoError(t, os.WriteFile(file, []byte(token+"\n"), 0o600))
-	a := serve(t, file)
-	for _, header := range [][]string{nil, {"Authorization", ""}, {"Authorization", "Bearer "}, {"Authorization", "Bearer wrong-wrong-wrong"}, {"Authorization", token},
-		{"Authorization", "Bearer " + token + "x"}, {"Authorization", "Bearer " + token[:10]}} {
-		for _, path := range []string{"/api/tunnels", "/debug/pprof/", "/api/log-level", "/nowhere"} {
-			status, body := a.ask("GET", path, "", header...)
-			assert.Equal(t, 401, status, "%v %s", header, path)
-			assert.Contains(t, body, "FL-A208")
+func TestChanges(t *testing.T) {
+	a := serve(t, nil)
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+		effect             string
+	}{
+		{"DELETE", "/api/tunnels/t1", "", 204, "end t1"},
+		{"DELETE", "/api/tunnels/t3", "", 404, "end t3"},
+		{"DELETE", "/api/streams/t1/1", "", 204, "end t1/1"},
+		{"DELETE", "/api/streams/t1/2", "", 404, "end t1/2"},
+		{"PUT", "/api/backends/git/breaker", "open", 200, "breaker open"},
+		{"PUT", "/api/backends/git/breaker", `{"mode":"auto"}`, 200, "breaker auto"},
+		{"PUT", "/api/backends/none/breaker", "closed\n", 404, "breaker closed"},
+		{"POST", "/api/revocations", `{"token_id":"j","expires":"2026-11-24T07:00:00Z"}`, 201, "revoke"},
+		{"DELETE", "/api/revocations/r1", "", 204, "unrevoke r1"},
+		{"DELETE", "/api/revocations/r9", "", 404, "unrevoke r9"},
+		{"POST", "/api/reload", "", 200, "reload"},
+		{"POST", "/api/drain", "{}", 202, "drain"},
+	} {
+		status, body := a.ask(c.method, c.path, c.body)
+		assert.Equal(t, c.status, status, "%s %s: %s", c.method, c.path, body)
+		effects := a.effects()
+		require.GreaterOrEqual(t, len(effects), 2, c.path)
+		assert.Equal(t, []string{"audit allowed", c.effect}, effects[:2], "%s %s: recorded before it takes effect", c.method, c.path)
+		if c.status >= 400 {
+			assert.Equal(t, []string{"audit failed"}, effects[2:], "%s %s", c.method, c.path)
+			assert.Contains(t, body, "FL-S419")
+		} else {
+			assert.Empty(t, effects[2:], c.path)
 		}
 	}
-	assert.NotContains(t, a.log.String(), token)
-	for _, path := range []string{"/healthz", "/readyz", "/startupz", "/metrics"} {
-		status, _ := a.ask("GET", path, "")
-		assert.Equal(t, 200, status, "%s asks for no token", path)
-	}
-	status, _ := a.ask("GET", "/api/tunnels", "", "Authorization", "Bearer "+token)
-	assert.Equal(t, 200, status)
-	assert.Zero(t, a.drained)
-
-	const next = "another-token-of-some-length"
-	require.NoError(t, os.WriteFile(file, []byte(next), 0o600))
-	status, _ = a.ask("GET", "/api/tunnels", "", "Authorization", "Bearer "+next)
-	assert.Equal(t, 200, status, "a changed file counts at once")
-	status, _ = a.ask("GET", "/api/tunnels", "", "Authorization", "Bearer "+token)
-	assert.Equal(t, 401, status)
-
-	require.NoError(t, os.Remove(file))
-	status, body := a.ask("GET", "/api/tunnels", "", "Authorization", "Bearer "+next)
-	assert.Equal(t, 500, status)
-	assert.NotContains(t, body, file, "strangers are not told of files")
-	assert.Contains(t, a.log.String(), file)
 }
 
-func TestATokenFileThatCannotBeUsed(t *testing.T) {
-	short := filepath.Join(t.TempDir(), "token")
-	require.NoError(t, os.WriteFile(short, []byte("short"), 0o600))
-	for _, file := range []string{short, short + "-missing"} {
-		_, err := admin.New(config(&api{}, file))
-		assert.ErrorIs(t, err, errs.KeyUnreadable)
-		assert.ErrorContains(t, err, file)
+// Verifies: R9.8, R11.7
+func TestLogLevel(t *testing.T) {
+	a := serve(t, nil)
+	for _, level := range []string{"error", "warn", "info", "debug", "trace"} {
+		for _, body := range []string{level, level + "\n", `{"level": "` + level + `"}`} {
+			status, _ := a.ask("PUT", "/api/log-level", body)
+			assert.Equal(t, 200, status)
+			assert.Equal(t, []string{"audit allowed", "level " + level}, a.effects())
+		}
 	}
+	status, body := a.ask("PUT", "/api/log-level", "loud")
+	assert.Equal(t, 400, status)
+	assert.Contains(t, body, `\"level\" takes one of error, warn, info, debug, trace`)
+	assert.Equal(t, []string{"audit refused"}, a.effects())
+}
+
+// What is asked wrongly is refused by the name of the field, and does nothing.
+func TestRequestsAreReadStrictly(t *testing.T) {
+	a := serve(t, nil)
+	for _, c := range [][4]string{
+		{"PUT", "/api/backends/git/breaker", "ajar", `"mode" takes one of open, closed, auto`},
+		{"PUT", "/api/backends/git/breaker", "", `"mode" is missing; it takes one of open, closed, auto`},
+		{"PUT", "/api/backends/git/breaker", `{"mode":"open","x":1}`, `there is no "x" here; allowed are mode`},
+		{"PUT", "/api/backends/git/breaker", `{"Mode":"open"}`, `there is no "Mode" here`},
+		{"PUT", "/api/backends/git/breaker", `{"mode":"open","mode":"closed"}`, `"mode" is given twice`},
+		{"PUT", "/api/backends/git/breaker", `{"mode":1}`, `"mode" takes one of`},
+		{"PUT", "/api/backends/git/breaker", `{"mode":null}`, `"mode" takes one of`},
+		{"PUT", "/api/backends/git/breaker", `{"mode":"open"} {}`, `something follows the JSON object`},
+		{"PUT", "/api/backends/git/breaker", `{"mode":"open"`, `not valid JSON`},
+		{"PUT", "/api/backends/git/breaker", "{\"mode\":\"\xff\"}", `not UTF-8`},
+		{"PUT", "/api/backends/git/breaker", strings.Repeat("x", 1<<20), `the body is over 4096 bytes`},
+		{"PUT", "/api/backends/git/breaker?force=1", "open", `there is no "force" here; nothing is allowed`},
+		{"POST", "/api/revocations", `{}`, `at least one of token_id, subject, tenant is needed`},
+		{"POST", "/api/revocations", `{"token_id":""}`, `at least one of`},
+		{"POST", "/api/revocations", `["j"]`, `not a JSON object`},
+		{"POST", "/api/revocations", `{"tenant":"` + strings.Repeat("x", 513) + `"}`, `"tenant" takes a text of at most 512 bytes`},
+		{"POST", "/api/revocations", `{"token_id":"j","expires":"tomorrow"}`, `"expires" takes a time such as`},
+		{"POST", "/api/policy/test", `{"tenant":"dev"}`, `"route" is missing; it takes a text of at most 255 bytes`},
+		{"POST", "/api/policy/test", `{"tenant":"dev","route":""}`, `"route" takes a text`},
+		{"POST", "/api/drain", `{"now":true}`, `there is no "now" here; nothing is allowed`},
+		{"POST", "/api/drain", `now`, `not a JSON object`},
+		{"GET", "/api/tunnels?tennant=dev", "", `there is no "tennant" here; allowed are tenant, route, limit, after`},
+		{"GET", "/api/tunnels?limit=0", "", `"limit" takes a whole number of at least 1 and at most 5000`},
+		{"GET", "/api/tunnels?limit=5001", "", `"limit" takes`},
+		{"GET", "/api/tunnels?limit=1&limit=2", "", `"limit" is given 2 times`},
+		{"GET", "/api/tunnels?after=x", "", `"after" takes what the header Link`},
+		{"GET", "/api/tunnels?a=%zz", "", `the query is malformed`},
+		{"GET", "/api/tunnels?tenant=a;b", "", `the query is malformed`},
+		{"GET", "/api/events?after=-1", "", `"after" takes a whole number`},
+		{"GET", "/api/live?after=now", "", `"after" takes a time`},
+		{"GET", "/api/tunnels", "{}x", `something follows`},
+		{"GET", "/debug/pprof/heap?seconds=1000", "", `"seconds" takes a whole number of at most 100`},
+	} {
+		got := a.send(a.request(c[0], c[1], c[2]))
+		assert.Equal(t, 400, got.StatusCode, c)
+		assert.Equal(t, errs.BadRequest.String(), got.code(t), c)
+		assert.Contains(t, got.message(t), c[3], c)
+		for _, effect := range a.effects() {
+			assert.Equal(t, "audit refused", effect, c)
+		}
+	}
+}
+
+func TestMethods(t *testing.T) {
+	a := serve(t, nil)
+	for path, allow := range map[string]string{"/api/tunnels": "GET, HEAD, OPTIONS", "/api/tunnels/x": "GET, HEAD, DELETE, OPTIONS", "/api/log-level": "GET, HEAD, PUT, OPTIONS",
+		"/api/drain": "POST, OPTIONS", "/healthz": "GET, HEAD, OPTIONS"} {
+		got := a.send(a.request("PATCH", path, ""))
+		assert.Equal(t, 405, got.StatusCode, path)
+		assert.Equal(t, allow, got.Header.Get("Allow"), path)
+		assert.Contains(t, got.message(t), "allowed are "+allow)
+		got = a.send(a.request("OPTIONS", path, ""))
+		assert.Equal(t, 204, got.StatusCode, path)
+		assert.Equal(t, allow, got.Header.Get("Allow"), path)
+	}
+	got := a.send(a.request("HEAD", "/api/tunnels", ""))
+	assert.Equal(t, 200, got.StatusCode)
+	assert.Equal(t, "2", got.Header.Get("X-Total-Count"))
+	assert.Empty(t, got.body)
+	assert.Equal(t, 404, a.send(a.request("OPTIONS", "/nowhere", "")).StatusCode)
+	assert.Empty(t, a.effects())
+}
+
+// Nothing keeps an answer, guesses its type, or shows it in a frame; and the logs know it by an id.
+func TestHeaders(t *testing.T) {
+	a := serve(t, nil)
+	ids := map[string]bool{}
+	for _, path := range []string{"/api/tunnels", "/api/nowhere", "/api/tunnels?x=1", "/metrics", "/debug/pprof/"} {
+		got := a.send(a.request("GET", path, "", "X-Request-Id", "mine"))
+		for name, want := range map[string]string{"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
+			"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"} {
+			assert.Equal(t, want, got.Header.Get(name), path)
+		}
+		id := got.Header.Get("X-Request-Id")
+		assert.Regexp(t, "^[0-9a-f]{16}$", id)
+		assert.False(t, ids[id])
+		ids[id] = true
+		assert.Equal(t, 1, strings.Count(a.log.String(), "request="+id), "one line for a request")
+	}
+	assert.Contains(t, a.log.String(), "actor=local role=operator method=GET path=/api/tunnels status=200 duration_ms=")
+	assert.Empty(t, a.send(a.request("GET", "/", "")).Header.Get("Content-Security-Policy"), "the page has its own")
+}
+
+func TestAPanicCostsARequest(t *testing.T) {
+	a := serve(t, func(c *admin.Config) { c.Diagnostics = func() admin.Diagnostics { panic("boom") } })
+	status, body := a.ask("GET", "/api/tunnel/diagnostics", "")
+	assert.Equal(t, 500, status)
+	assert.NotContains(t, body, "boom")
+	assert.Contains(t, a.log.String(), "panic=boom")
+	status, _ = a.ask("GET", "/api/tunnels", "")
+	assert.Equal(t, 200, status)
+}
+
+func TestWhatAGatewayDoesNotHave(t *testing.T) {
+	a := serve(t, func(c *admin.Config) {
+		c.Live, c.Events, c.Streams, c.EndStream, c.Tenants, c.Revocations, c.Revoke, c.Unrevoke, c.Reload, c.Level, c.Page, c.Audit, c.Registry = nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil
+	})
+	for _, c := range [][2]string{{"GET", "/api/live"}, {"GET", "/api/events"}, {"GET", "/api/streams"}, {"DELETE", "/api/streams/t1/1"}, {"GET", "/api/tenants"}, {"GET", "/api/revocations"},
+		{"DELETE", "/api/revocations/r1"}, {"POST", "/api/reload"}, {"GET", "/api/log-level"}, {"GET", "/"}} {
+		status, body := a.ask(c[0], c[1], "")
+		assert.Equal(t, 404, status, c)
+		assert.Contains(t, body, "FL-S419", c)
+	}
+	status, _ := a.ask("GET", "/api/tunnels?route=git", "")
+	assert.Equal(t, 400, status)
+	status, _ = a.ask("POST", "/api/drain", "")
+	assert.Equal(t, 202, status)
+	assert.Equal(t, http.StatusOK, a.send(a.request("GET", "/api/tunnels", "")).StatusCode)
 }

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"fairlead/gateway/admin/history"
+	"fairlead/gateway/audit"
 	"fairlead/gateway/auth"
 	"fairlead/gateway/backend"
 	"fairlead/gateway/breaker"
@@ -19,46 +21,63 @@ import (
 	"fairlead/gateway/server"
 	"fairlead/gateway/session"
 	"fairlead/shared/adminapi"
+	sharedconfig "fairlead/shared/config"
 	"fairlead/shared/errs"
 	"fairlead/shared/lifecycle"
+	"fairlead/shared/link"
 	"fairlead/shared/logging"
 	"fairlead/shared/telemetry"
 )
 
 // Options is what a gateway gets beside its configuration.
 type Options struct {
-	Logger    *slog.Logger
-	SetLevel  func(string) error // changes the log level; nil: it cannot be changed
-	Instance  string             // the replica's name
-	Version   string
-	Effective any // the configuration as GET /api/tunnel/config shows it: masked, with sources
+	Logger   *slog.Logger
+	SetLevel func(string) error // changes the log level; nil: it cannot be changed
+	Level    func() string      // the log level; nil: it is not told
+	Instance string             // the replica's name
+	Version  string
+
+	// Load reads the configuration anew from where it came from: file, environment and flags. Nil: there is only the one
+	// that New was given, and reloading takes the files that it names.
+	Load func() (*sharedconfig.Loaded[config.Config], error)
+	// Loaded is what Load returned for New's configuration; nil: there are no sources to show.
+	Loaded *sharedconfig.Loaded[config.Config]
 }
 
 // App is a gateway.
 type App struct {
-	cfg      config.Config
-	opts     Options
-	log      *slog.Logger
-	stack    *lifecycle.Stack
-	metrics  *telemetry.Telemetry
-	auth     *auth.Verifier
-	policy   atomic.Pointer[policy.Policy]
-	limits   *limit.Limiter
-	breaker  *breaker.Breaker
-	backends *backend.Set
-	sessions *session.Registry
-	server   *server.Server
-	admin    *adminapi.Server
-	certs    *certificate
-	started  time.Time
-	stopping atomic.Bool
-	asked    context.Context // ends when the API asks to drain
-	ask      context.CancelFunc
+	cfg         atomic.Pointer[config.Config]                      // in force
+	effective   atomic.Pointer[sharedconfig.Loaded[config.Config]] // with sources; nil: they are not known
+	reloading   sync.Mutex                                         // one reload at a time
+	watched     watched                                            // its sums are guarded by reloading
+	opts        Options
+	log         *slog.Logger
+	stack       *lifecycle.Stack
+	metrics     *telemetry.Telemetry
+	auth        *auth.Verifier
+	policy      atomic.Pointer[policy.Policy]
+	limits      *limit.Limiter
+	pressure    *limit.Pressure  // nil: nothing is shed
+	memory      *link.Budget     // of all tunnels
+	audit       audit.Recorder   // told of every act
+	trail       *audit.Log       // where acts are recorded; nil: nowhere
+	paced       *audit.Paced     // before it; nil like it
+	history     *history.History // what the page shows of the last minutes
+	latency     *history.Latency // of opens, for that
+	revocations *auth.Revocations
+	breaker     *breaker.Breaker
+	backends    *backend.Set
+	sessions    *session.Registry
+	server      *server.Server
+	admin       *adminapi.Server
+	certs       *certificate
+	started     time.Time
+	stopping    atomic.Bool
+	asked       context.Context // ends when the API asks to drain
+	ask         context.CancelFunc
 }
 
 const (
-	openTimeout      = 30 * time.Second
-	slowOpen         = 5 * time.Second
 	handshakeTimeout = 10 * time.Second
 
 	// drainSpread is the part of the drain in which sidecars move, each at a moment of its own.
@@ -67,7 +86,13 @@ const (
 
 // New builds a gateway. Everything it listens on is bound when New returns.
 func New(cfg config.Config, opts Options) (_ *App, err error) {
-	a := &App{cfg: cfg, opts: opts, log: opts.Logger, started: time.Now()}
+	a := &App{opts: opts, log: opts.Logger, started: time.Now()}
+	a.cfg.Store(&cfg)
+	a.effective.Store(opts.Loaded)
+	if opts.Loaded != nil {
+		a.watched.file = opts.Loaded.File
+	}
+	a.watched.sums = a.watched.read(cfg)
 	a.asked, a.ask = context.WithCancel(context.Background())
 	if a.stack, err = lifecycle.NewStack(lifecycle.StackConfig{Log: opts.Logger}); err != nil {
 		return nil, err
@@ -76,13 +101,16 @@ func New(cfg config.Config, opts Options) (_ *App, err error) {
 	if a.metrics, err = telemetry.New(telemetry.Config{Prefix: "fairlead_gateway", Instance: opts.Instance, Version: opts.Version}); err != nil {
 		return nil, err
 	}
-	for _, build := range []func() error{a.newAuth, a.newPolicy, a.newLimits, a.newBackends, a.newSessions, a.newServer, a.newAdmin} {
+	for _, build := range []func() error{a.newAudit, a.newAuth, a.newPolicy, a.newLimits, a.newBackends, a.newSessions, a.newServer, a.newAdmin} {
 		if err = build(); err != nil {
 			return nil, err
 		}
 	}
 	return a, nil
 }
+
+// config is the configuration that is in force.
+func (a *App) config() config.Config { return *a.cfg.Load() }
 
 // Addr is the address of the public listener.
 func (a *App) Addr() net.Addr { return a.server.Addr() }
@@ -102,8 +130,10 @@ func (a *App) Run(ctx context.Context) error {
 	if a.admin != nil {
 		group.Go("admin", func(context.Context) error { return a.admin.Serve() })
 	}
-	if a.certs != nil {
-		group.Go("certificates", func(ctx context.Context) error { return a.certs.watch(ctx, a.log) })
+	beside, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	for name, f := range a.beside() {
+		group.Go(name, func(context.Context) error { return f(beside) })
 	}
 	select {
 	case <-ctx.Done():
@@ -111,12 +141,11 @@ func (a *App) Run(ctx context.Context) error {
 	case <-running.Done():
 	}
 	a.stopping.Store(true)
-	a.log.Info("stopping", logging.FieldReason, a.reason(ctx), "drain", a.cfg.Shutdown.Drain.String())
+	a.lifecycle(drains+": %s, for up to %s", a.reason(ctx), a.config().Shutdown.Drain)
+	a.log.Info("stopping", logging.FieldReason, a.reason(ctx), "drain", a.config().Shutdown.Drain.String())
 	a.drain()
 	stopErr := a.stop()
-	if a.certs != nil {
-		a.certs.close()
-	}
+	end()
 	if err := group.Wait(); err != nil {
 		return err
 	}
@@ -125,6 +154,15 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	a.log.Info("stopped")
 	return nil
+}
+
+// beside is what runs beside the servers.
+func (a *App) beside() map[string]func(context.Context) error {
+	all := map[string]func(context.Context) error{"watch": a.watch, "review": a.review, "sample": a.sample}
+	if a.pressure != nil {
+		all["pressure"] = a.pressure.Run
+	}
+	return all
 }
 
 func (a *App) reason(ctx context.Context) string {
@@ -142,11 +180,11 @@ func (a *App) reason(ctx context.Context) string {
 
 // drain waits for streams, those of tunnels and plain ones.
 func (a *App) drain() {
-	ctx, cancel := context.WithTimeout(context.Background(), a.cfg.Shutdown.Drain)
+	ctx, cancel := context.WithTimeout(context.Background(), a.config().Shutdown.Drain)
 	defer cancel()
 	var plain sync.WaitGroup
 	plain.Go(func() { a.server.Drain(ctx) })
-	a.sessions.Drain(ctx, a.cfg.Shutdown.Drain, a.cfg.Shutdown.Drain/drainSpread)
+	a.sessions.Drain(ctx, a.config().Shutdown.Drain, a.config().Shutdown.Drain/drainSpread)
 	plain.Wait()
 }
 
@@ -164,7 +202,12 @@ func (a *App) ready() error {
 	if a.stopping.Load() {
 		return errs.New(errs.Draining, "this gateway is going away")
 	}
-	return nil
+	if a.trail != nil && a.config().Audit.OnFailure == config.AuditRefuse {
+		if s := a.trail.Status(); !s.FailingSince.IsZero() {
+			return errs.New(errs.AuditFailed, "the audit log cannot be written, and audit.on_failure is %s", config.AuditRefuse)
+		}
+	}
+	return a.auth.Ready()
 }
 
 func (a *App) writeMetrics(w io.Writer) error {

@@ -1,100 +1,74 @@
 package app
 
 import (
-	"context"
-	"crypto/sha256"
 	"crypto/tls"
-	"log/slog"
+	"crypto/x509"
 	"os"
 	"sync/atomic"
 	"time"
 
+	"fairlead/gateway/config"
 	"fairlead/shared/errs"
-	"fairlead/shared/logging"
 )
 
-// certificate is the server's certificate, which is read again when its files change. Connections keep what they were
-// made with.
-type certificate struct {
-	certFile, keyFile string
-	current           atomic.Pointer[loaded]
-	stop              chan struct{}
-}
+// certificate is the TLS of the public address. What its files hold is replaced as a whole; connections keep what they
+// were made with.
+type certificate struct{ current atomic.Pointer[tls.Config] }
 
-type loaded struct {
-	cert tls.Certificate
-	hash [sha256.Size]byte // of both files
-}
-
-// certPoll is how often the files are looked at. They are polled by content, because a mounted secret is replaced by
-// renaming directories, which watchers lose.
-const certPoll = 5 * time.Second
-
-func newCertificate(certFile, keyFile string) (*certificate, error) {
-	c := &certificate{certFile: certFile, keyFile: keyFile, stop: make(chan struct{})}
-	return c, c.load()
-}
-
-// load reads the files; if they do not fit each other, what was loaded before stays.
-func (c *certificate) load() error {
-	cert, err := os.ReadFile(c.certFile)
+// prepare reads the files of t. commit puts them in place; without it, what was there before stays.
+func (c *certificate) prepare(t config.TLS) (commit func(), err error) {
+	cert, err := os.ReadFile(t.CertFile)
 	if err != nil {
-		return errs.Wrap(errs.KeyUnreadable, err, "tls.cert_file")
+		return nil, errs.Wrap(errs.KeyUnreadable, err, "tls.cert_file")
 	}
-	key, err := os.ReadFile(c.keyFile)
+	key, err := os.ReadFile(t.KeyFile)
 	if err != nil {
-		return errs.Wrap(errs.KeyUnreadable, err, "tls.key_file")
-	}
-	hash := sha256.Sum256(append(append([]byte(nil), cert...), key...))
-	if now := c.current.Load(); now != nil && now.hash == hash {
-		return nil
+		return nil, errs.Wrap(errs.KeyUnreadable, err, "tls.key_file")
 	}
 	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
-		return errs.Wrap(errs.KeyUnreadable, err, "%s and %s", c.certFile, c.keyFile)
+		return nil, errs.Wrap(errs.KeyUnreadable, err, "%s and %s", t.CertFile, t.KeyFile)
 	}
-	c.current.Store(&loaded{pair, hash})
-	return nil
-}
-
-// watch loads the files when they change, until ctx ends or close is called.
-func (c *certificate) watch(ctx context.Context, log *slog.Logger) error {
-	tick := time.NewTicker(certPoll)
-	defer tick.Stop()
-	failed := ""
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-c.stop:
-			return nil
-		case <-tick.C:
-		}
-		before := c.current.Load()
-		err := c.load()
-		switch {
-		case err == nil && c.current.Load() != before:
-			log.Info("certificate reloaded", "expires", c.current.Load().cert.Leaf.NotAfter.UTC().Format(time.RFC3339))
-		case err != nil && err.Error() != failed: // said once, not at every look
-			log.Error("the changed certificate cannot be used; the one before stays in use", logging.Error(err)...)
-		}
-		failed = ""
-		if err != nil {
-			failed = err.Error()
-		}
-	}
-}
-
-func (c *certificate) close() { close(c.stop) }
-
-// serverConfig is TLS 1.3 with whatever certificate is loaded at the time of a handshake.
-func (c *certificate) serverConfig() *tls.Config {
-	return &tls.Config{
+	cfg := &tls.Config{
 		MinVersion:                  tls.VersionTLS13,
 		NextProtos:                  []string{"http/1.1"}, // a WebSocket is upgraded from HTTP/1.1
 		DynamicRecordSizingDisabled: true,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return &c.current.Load().cert, nil
-		},
+		Certificates:                []tls.Certificate{pair},
+	}
+	if t.ClientCAFile != "" {
+		if cfg.ClientCAs, err = authorities(t.ClientCAFile); err != nil {
+			return nil, err
+		}
+		cfg.ClientAuth = tls.RequireAndVerifyClientCert
+		if t.ClientCertificates == config.ClientCertificatesOptional {
+			cfg.ClientAuth = tls.VerifyClientCertIfGiven
+		}
+	}
+	return func() { c.current.Store(cfg) }, nil
+}
+
+func authorities(file string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, errs.Wrap(errs.KeyUnreadable, err, "tls.client_ca_file")
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, errs.New(errs.KeyUnreadable, "tls.client_ca_file: %s holds no certificate in PEM", file)
+	}
+	return pool, nil
+}
+
+// serverConfig leads to whatever is in place at the time of a handshake. Each generation is a configuration of its own, so
+// that a session of an earlier one, made with a certificate that may not count any more, is not resumed.
+func (c *certificate) serverConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.current.Load(), nil },
+		// Never used, but without it the library refuses to serve.
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &c.current.Load().Certificates[0], nil },
 	}
 }
+
+// expires is when the certificate ends.
+func (c *certificate) expires() time.Time { return c.current.Load().Certificates[0].Leaf.NotAfter }

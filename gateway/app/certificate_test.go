@@ -2,25 +2,29 @@ package app
 
 import (
 	"crypto/tls"
-	"log/slog"
 	"os"
-	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"fairlead/gateway/config"
 	"fairlead/shared/errs"
 	"fairlead/shared/testbed"
 )
 
-func (c *certificate) name(t *testing.T) string {
+func (c *certificate) now(t *testing.T) *tls.Config {
 	t.Helper()
-	cert, err := c.serverConfig().GetCertificate(nil)
+	cfg, err := c.serverConfig().GetConfigForClient(nil)
 	require.NoError(t, err)
-	return cert.Leaf.Subject.CommonName
+	return cfg
+}
+
+func overwrite(t *testing.T, dst, src string) {
+	t.Helper()
+	b, err := os.ReadFile(src)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(dst, b, 0o600))
 }
 
 // Verifies: R4.7
@@ -28,44 +32,44 @@ func TestACertificateIsReplacedWholeOrNotAtAll(t *testing.T) {
 	ca, first := testbed.NewTestCA(t)
 	second, err := ca.Issue(testbed.CertificateConfig{Name: "second"})
 	require.NoError(t, err)
-	replace := func(dst, src string) {
-		b, err := os.ReadFile(src)
-		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(dst, b, 0o600))
-	}
-	log := &testbed.LogBuffer{}
-	synctest.Test(t, func(t *testing.T) {
-		c, err := newCertificate(first.CertFile, first.KeyFile)
-		require.NoError(t, err)
-		assert.Equal(t, "server", c.name(t))
-		assert.EqualValues(t, tls.VersionTLS13, c.serverConfig().MinVersion)
-		assert.Equal(t, []string{"http/1.1"}, c.serverConfig().NextProtos)
-		done := make(chan error, 1)
-		go func() { done <- c.watch(t.Context(), slog.New(slog.NewTextHandler(log, nil))) }()
-		next := func() {
-			<-time.After(certPoll)
-			synctest.Wait()
+	c, files := &certificate{}, config.TLS{CertFile: first.CertFile, KeyFile: first.KeyFile}
+	load := func() error {
+		commit, err := c.prepare(files)
+		if err == nil {
+			commit()
 		}
-		replace(first.CertFile, second.CertFile)
-		next()
-		next()
-		assert.Equal(t, "server", c.name(t), "half of a change is none")
-		replace(first.KeyFile, second.KeyFile)
-		next()
-		assert.Equal(t, "second", c.name(t))
-		require.NoError(t, os.Remove(first.KeyFile))
-		next()
-		assert.Equal(t, "second", c.name(t))
-		c.close()
-		assert.NoError(t, <-done)
-	})
-	text := log.String()
-	assert.Equal(t, 2, strings.Count(text, "cannot be used"), "each fault is said once")
-	assert.Equal(t, 1, strings.Count(text, "certificate reloaded"))
-	assert.NotContains(t, text, "PRIVATE")
+		return err
+	}
+	name := func() string { return c.now(t).Certificates[0].Leaf.Subject.CommonName }
+	require.NoError(t, load())
+	assert.Equal(t, "server", name())
+	assert.EqualValues(t, tls.VersionTLS13, c.now(t).MinVersion)
+	assert.EqualValues(t, tls.VersionTLS13, c.serverConfig().MinVersion)
+	assert.Equal(t, []string{"http/1.1"}, c.now(t).NextProtos)
+	assert.Equal(t, tls.NoClientCert, c.now(t).ClientAuth)
 
-	_, err = newCertificate(first.CertFile, first.KeyFile)
+	overwrite(t, first.CertFile, second.CertFile)
+	assert.ErrorIs(t, load(), errs.KeyUnreadable)
+	assert.Equal(t, "server", name(), "half of a change is none")
+	overwrite(t, first.KeyFile, second.KeyFile)
+	require.NoError(t, load())
+	assert.Equal(t, "second", name())
+
+	files.ClientCAFile = ca.CertFile()
+	commit, err := c.prepare(files)
+	require.NoError(t, err)
+	assert.Equal(t, tls.NoClientCert, c.now(t).ClientAuth, "nothing changes before the commit")
+	commit()
+	assert.Equal(t, tls.RequireAndVerifyClientCert, c.now(t).ClientAuth)
+	files.ClientCertificates = config.ClientCertificatesOptional
+	require.NoError(t, load())
+	assert.Equal(t, tls.VerifyClientCertIfGiven, c.now(t).ClientAuth)
+	files.ClientCAFile = first.KeyFile
+	err = load()
 	assert.ErrorIs(t, err, errs.KeyUnreadable)
-	_, err = newCertificate(first.CertFile+"-missing", first.KeyFile)
-	assert.ErrorIs(t, err, errs.KeyUnreadable)
+	assert.NotContains(t, err.Error(), "PRIVATE")
+
+	require.NoError(t, os.Remove(first.KeyFile))
+	assert.ErrorIs(t, load(), errs.KeyUnreadable)
+	assert.Equal(t, "second", name())
 }

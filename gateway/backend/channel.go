@@ -19,13 +19,15 @@ import (
 
 // forward opens a channel to the target on a pooled connection. A connection that turns out to be broken is replaced
 // once: it may have died since its last use.
-func (s *Set) forward(ctx context.Context, b *remote, tenant, target string) (Conn, error) {
+func (s *Set) forward(ctx context.Context, backend string, who Caller, target string) (Conn, error) {
 	for attempt := 1; ; attempt++ {
-		l, err := s.acquire(ctx, b, tenant)
+		l, err := s.acquire(ctx, backend, who)
 		if err != nil {
 			return nil, err
 		}
+		start := time.Now()
 		c, err := l.open(ctx, target)
+		waitsOf(ctx).opened(time.Since(start))
 		if err == nil {
 			return c, nil
 		}
@@ -99,7 +101,7 @@ func (l *link) unused(err error) error {
 }
 
 func (l *link) openFailure(err error, target string) error {
-	b := l.pool.b
+	b := l.b
 	var refusal *ssh.OpenChannelError
 	if errors.As(err, &refusal) {
 		return errs.New(errs.TargetRefused, "backend %q (%s; phase: channel, server: %s) did not connect to %s: %s (%s)",
@@ -110,7 +112,7 @@ func (l *link) openFailure(err error, target string) error {
 }
 
 func (l *link) openLate(ctx context.Context, target string) error {
-	b := l.pool.b
+	b := l.b
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return errs.Wrap(errs.BackendTimeout, ctx.Err(), "backend %q (%s; phase: channel, server: %s) did not connect to %s in time", b.Name, b.Address, l.peer.Version, target)
 	}
@@ -121,6 +123,7 @@ func (l *link) openLate(ctx context.Context, target string) error {
 type channelConn struct {
 	link *link
 	gone chan struct{} // closed when the channel has ended on both sides, or its connection
+	rank uint64        // among the channels of the connection that have ended, from 1; set before gone is closed
 
 	mu        sync.Mutex
 	channel   ssh.Channel // set before the Conn is handed out
@@ -150,9 +153,10 @@ func (c *channelConn) arrived(o opening, result chan<- opening) bool {
 		l.conns[c] = struct{}{}
 		if l.opened++; l.opened > 1 {
 			l.pool.reused++
-			l.pool.b.counts.reuse.Inc()
+			l.b.counts.reuse.Inc()
 		}
-		l.pool.b.counts.open.Inc()
+		l.b.counts.opened.Inc()
+		l.b.counts.open.Inc()
 	}
 	result <- o // buffered
 	return true
@@ -177,8 +181,10 @@ func (c *channelConn) ended() {
 	l.set.mu.Lock()
 	if _, ok := l.conns[c]; ok {
 		delete(l.conns, c)
-		l.pool.b.counts.open.Dec()
+		l.b.counts.open.Dec()
 	}
+	l.over++
+	c.rank = l.over
 	l.releaseLocked()
 	l.set.mu.Unlock()
 	close(c.gone)
@@ -207,15 +213,25 @@ const goneWithin = time.Millisecond
 // closed the channel as well, or has disconnected by a message, which asking it for a sign of life finds out.
 func (c *channelConn) cleanEnd() bool {
 	if c.link.wire.cut.Load() {
-		return false
+		return c.proven()
 	}
 	timer := time.NewTimer(goneWithin)
 	defer timer.Stop()
 	select {
 	case <-c.gone:
-		return c.link.alive()
+		return c.link.alive() || c.proven() // we may have ended the connection meanwhile
 	case <-timer.C:
-		return !c.link.wire.cut.Load()
+		return !c.link.wire.cut.Load() || c.proven()
+	}
+}
+
+// proven reports that the server gave a sign of life after the channel had ended.
+func (c *channelConn) proven() bool {
+	select {
+	case <-c.gone:
+		return c.rank <= c.link.proven.Load()
+	default:
+		return false
 	}
 }
 
@@ -292,7 +308,7 @@ func (c *channelConn) opError(op string, err error) error {
 }
 
 func (c *channelConn) brokenError(op string, err error) error {
-	b := c.link.pool.b
+	b := c.link.b
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}

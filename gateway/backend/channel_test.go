@@ -79,7 +79,7 @@ func TestPassthroughIsTheTCPConnectionItself(t *testing.T) {
 	const size = 1 << 20
 	target, sums := hashingTarget(t, size)
 	s, _ := newSet(t, fakeBackend(t, target, signerOf(t, newKey(t)).PublicKey()), "target:1")
-	c, err := s.Dial(t.Context(), "a", "direct")
+	c, err := s.Dial(t.Context(), Caller{Tenant: "a"}, "direct")
 	require.NoError(t, err)
 	require.IsType(t, (*net.TCPConn)(nil), c)
 	halfClose(t, c, sums, size)
@@ -134,7 +134,7 @@ func TestLateChannelIsClosedAndItsSlotGivenBack(t *testing.T) {
 	s, _ := newSet(t, fakeBackend(t, addr, host.PublicKey()), "target:1")
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
-	_, err := s.Dial(ctx, "a", "db")
+	_, err := s.Dial(ctx, Caller{Tenant: "a"}, "db")
 	require.ErrorIs(t, err, errs.BackendTimeout)
 	require.ErrorContains(t, err, "target:1")
 	require.Equal(t, 1, pool1(s).Channels, "the backend may still open it")
@@ -230,7 +230,7 @@ func TestDialErrors(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 2)
 	for _, route := range []string{"db", "direct"} {
-		go func() { _, err := s.Dial(ctx, "a", route); done <- err }()
+		go func() { _, err := s.Dial(ctx, Caller{Tenant: "a"}, route); done <- err }()
 	}
 	require.Eventually(t, func() bool { return entered.Load() == 2 }, 5*time.Second, time.Millisecond)
 	cancel()
@@ -238,9 +238,9 @@ func TestDialErrors(t *testing.T) {
 	require.ErrorIs(t, <-done, errs.Canceled)
 	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	_, err := s.Dial(ctx, "a", "direct")
+	_, err := s.Dial(ctx, Caller{Tenant: "a"}, "direct")
 	require.ErrorIs(t, err, errs.OpenTimeout, "the caller's own deadline is not the backend's fault")
-	_, err = s.Dial(ctx, "a", "db")
+	_, err = s.Dial(ctx, Caller{Tenant: "a"}, "db")
 	require.ErrorIs(t, err, errs.BackendTimeout)
 }
 

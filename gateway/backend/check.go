@@ -36,8 +36,15 @@ func (cfg *Config) check() error {
 		if b.DialTimeout < 0 {
 			bad("backends.%s.dial_timeout is negative", b.Name)
 		}
+		b.Dialing.check(bad, b.Name)
+		if b.Health.Interval < 0 || b.Health.Timeout < 0 {
+			bad("backends.%s.health has a negative duration", b.Name)
+		}
+		if b.Warm < 0 {
+			bad("backends.%s.warm is %d: it cannot be negative", b.Name, b.Warm)
+		}
 		if forwarded[b.Name] {
-			err := b.checkLogin(bad) // on its own: it appends too
+			err := errors.Join(b.checkHostKeys(bad), b.checkLogin(bad, cfg.Instance)) // on its own: they append too
 			problems = append(problems, err)
 		}
 	}
@@ -47,7 +54,7 @@ func (cfg *Config) check() error {
 		}
 	}
 	p := cfg.Pool
-	if min(p.ChannelsPerConnection, p.Connections, p.Handshakes) < 0 || min(p.Keepalive, p.KeepaliveTimeout, p.Idle, p.MaxAge, cfg.SlowDial) < 0 {
+	if min(p.ChannelsPerConnection, p.Connections, p.TenantConnections) < 0 || min(p.KeepaliveTimeout, p.Idle, p.WarmFor, cfg.SlowDial) < 0 {
 		bad("a number or duration of ssh_pool is negative")
 	}
 	return errors.Join(problems...)
@@ -80,29 +87,54 @@ func checkRoute(bad func(string, ...any), r Route) {
 	}
 }
 
-func (b *Backend) checkLogin(bad func(string, ...any)) error {
+func (b *Backend) checkHostKeys(bad func(string, ...any)) error {
+	mode := cmp.Or(b.HostKeyMode, Strict)
+	switch {
+	case mode != Strict && mode != FirstUse:
+		bad("backends.%s.host_keys.mode is %q: it can be strict or first-use", b.Name, string(mode))
+		return nil
+	case mode == Strict && b.KnownHostsFile == "":
+		bad("backends.%s.host_keys.known_hosts_file is empty: mode strict needs it", b.Name)
+		return nil
+	}
+	_, err := b.hostFiles()
+	return err
+}
+
+// maxKeyFiles keeps logins below sshd's MaxAuthTries, which is 6.
+const maxKeyFiles = 5
+
+func (b *Backend) checkLogin(bad func(string, ...any), gateway string) error {
 	if b.User == "" {
 		bad("backends.%s.user is empty: routes with mode forward log in", b.Name)
 	}
-	if b.HostKeyMode == "" {
-		b.HostKeyMode = Strict
+	if b.Identity != nil {
+		return b.checkIdentity(bad, gateway)
 	}
-	switch b.HostKeyMode {
-	case Strict:
-		if b.KnownHostsFile == "" {
-			bad("backends.%s.host_keys.known_hosts_file is empty: mode strict needs it", b.Name)
-		} else if _, err := readKnownHosts(b.KnownHostsFile); err != nil {
-			return errs.Wrap(errs.KeyUnreadable, err, "backends.%s.host_keys.known_hosts_file", b.Name)
-		}
-	case FirstUse:
-	default:
-		bad("backends.%s.host_keys.mode is %q: it can be strict or first-use", b.Name, string(b.HostKeyMode))
-	}
-	if b.KeyFile == "" {
+	switch {
+	case b.KeyFile == "":
 		bad("backends.%s.key_file is empty: routes with mode forward log in", b.Name)
 		return nil
+	case len(b.keyFiles()) > maxKeyFiles:
+		bad("backends.%s has %d key files: at most %d are tried", b.Name, len(b.keyFiles()), maxKeyFiles)
+		return nil
 	}
-	_, err := b.signer()
+	_, err := b.signers()
+	return err
+}
+
+func (b *Backend) checkIdentity(bad func(string, ...any), gateway string) error {
+	if b.KeyFile != "" || b.CertificateFile != "" || len(b.MoreKeyFiles) > 0 {
+		bad("backends.%s has both identity and a key_file or certificate_file: one of them is enough", b.Name)
+	}
+	_, err := b.Identity.namer(gateway, b.Name)
+	if err := errors.Join(b.Identity.check(), err); err != nil {
+		bad("backends.%s.identity: %v", b.Name, err)
+	}
+	if b.Identity.CAKeyFile == "" {
+		return nil
+	}
+	_, err = b.authority()
 	return err
 }
 
@@ -126,14 +158,23 @@ func (cfg *Config) fill() {
 	p := &cfg.Pool
 	p.ChannelsPerConnection = cmp.Or(p.ChannelsPerConnection, 10)
 	p.Connections = cmp.Or(p.Connections, 3)
-	p.Handshakes = cmp.Or(p.Handshakes, 8)
+	p.TenantConnections = cmp.Or(p.TenantConnections, 32)
 	p.Keepalive = cmp.Or(p.Keepalive, time.Minute)
-	p.KeepaliveTimeout = cmp.Or(p.KeepaliveTimeout, min(p.Keepalive, 15*time.Second))
+	if p.KeepaliveTimeout == 0 {
+		p.KeepaliveTimeout = 15 * time.Second
+		if p.Keepalive > 0 {
+			p.KeepaliveTimeout = min(p.KeepaliveTimeout, p.Keepalive)
+		}
+	}
 	p.Idle = cmp.Or(p.Idle, 5*time.Minute)
 	p.MaxAge = cmp.Or(p.MaxAge, time.Hour)
+	p.WarmFor = cmp.Or(p.WarmFor, 15*time.Minute)
 	cfg.SlowDial = cmp.Or(cfg.SlowDial, 5*time.Second)
 	if cfg.Dial == nil {
 		cfg.Dial = new(net.Dialer).DialContext
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

@@ -10,8 +10,9 @@ import (
 	"fairlead/shared/logging"
 )
 
-// passthrough connects to the backend's own port.
-func (s *Set) passthrough(ctx context.Context, b *remote) (Conn, error) {
+// passthrough connects to the backend's own port. Whether a backend that accepts also serves is not seen here, since the
+// bytes are the application's: to the breaker it is well.
+func (s *Set) passthrough(ctx context.Context, b *remote, tenant string) (Conn, error) {
 	s.mu.Lock()
 	closed := s.closed
 	s.mu.Unlock()
@@ -19,7 +20,7 @@ func (s *Set) passthrough(ctx context.Context, b *remote) (Conn, error) {
 		return nil, errs.New(errs.ShuttingDown, "the gateway is shutting down")
 	}
 	var conn Conn
-	err := s.guarded(ctx, b, func(ctx context.Context) error {
+	err := s.guarded(ctx, b, b.dials, tenant, func(ctx context.Context) error {
 		dial, cancel := context.WithTimeout(ctx, b.DialTimeout)
 		defer cancel()
 		raw, err := s.connect(dial, ctx, b)
@@ -39,24 +40,69 @@ func (s *Set) passthrough(ctx context.Context, b *remote) (Conn, error) {
 	return conn, nil
 }
 
-// guarded runs a dial through the breaker, counts it and times it.
-func (s *Set) guarded(ctx context.Context, b *remote, dial func(context.Context) error) error {
-	timed := func(ctx context.Context) error {
-		start := time.Now()
-		err := dial(ctx)
-		took := time.Since(start)
-		b.counts.dialed(took, err)
-		if took > s.slow {
-			b.counts.slow.Inc()
-			s.log.Warn("a dial was slow", logging.FieldComponent, "backend", logging.FieldBackend, b.Name, logging.FieldPeer, b.Address,
-				"took_ms", took.Milliseconds(), logging.FieldCode, codeText(err))
+// guarded runs a dial when it is the tenant's turn and the breaker lets it, counts it and times it. The breaker comes
+// first: what it refuses does not wait, nor does its probe.
+func (s *Set) guarded(ctx context.Context, b *remote, q *turns, tenant string, dial func(context.Context) error) error {
+	timed := func(ctx context.Context) error { return s.timed(ctx, b, tenant, dial) }
+	for {
+		if s.breaker != nil {
+			if done, err := s.breaker.Try(ctx, b.Name, timed); done {
+				return err
+			}
 		}
-		return err
+		if turn, err := q.enter(ctx, tenant); err != nil {
+			return err
+		} else if turn {
+			return s.inTurn(ctx, b, q, tenant, timed)
+		}
+		// The circuit opened while we waited.
 	}
+}
+
+// inTurn dials with a turn, and gives it back.
+func (s *Set) inTurn(ctx context.Context, b *remote, q *turns, tenant string, dial func(context.Context) error) error {
+	defer q.leave(tenant)
 	if s.breaker == nil {
-		return timed(ctx)
+		return dial(ctx)
 	}
-	return s.breaker.Do(ctx, b.Name, timed)
+	return s.breaker.Do(ctx, b.Name, dial)
+}
+
+func (s *Set) timed(ctx context.Context, b *remote, tenant string, dial func(context.Context) error) error {
+	start := time.Now()
+	err := dial(ctx)
+	took := time.Since(start)
+	b.counts.dialed(took, err)
+	if took > s.slow {
+		b.counts.slow.Inc()
+		s.log.Warn("a dial was slow", append(append(fields(b, tenant), "took_ms", took.Milliseconds(), logging.FieldCode, codeText(err)),
+			waitsOf(ctx).Fields()...)...)
+	}
+	return err
+}
+
+// login makes an SSH connection for a pool. Few at a time have not logged in yet: sshd drops connections at random when
+// there are too many of those.
+func (s *Set) login(b *remote, e errand) (ses *session, waits *Waits, err error) {
+	ctx, waits := WithWaits(s.base)
+	err = s.guarded(ctx, b, b.logins, e.who.Tenant, func(ctx context.Context) (err error) {
+		start := time.Now()
+		ses, err = s.dialSSH(ctx, b, e)
+		waits.Handshake = time.Since(start) - waits.TCP
+		return err
+	})
+	if err == nil {
+		ses.waits = waits
+	}
+	return ses, waits, err
+}
+
+// fresh is where the time of making the connection went, for those who waited for it; nil for those who come later.
+func (l *link) fresh() *Waits {
+	if l.opened == 0 {
+		return l.waits
+	}
+	return nil
 }
 
 func codeText(err error) string {
@@ -69,7 +115,9 @@ func codeText(err error) string {
 // connect makes the TCP connection. dial bounds it, caller is who asked: when the caller's own context ended, the
 // backend is not to blame.
 func (s *Set) connect(dial, caller context.Context, b *remote) (net.Conn, error) {
+	start := time.Now()
 	conn, err := s.dialRaw(dial, "tcp", b.Address)
+	waitsOf(dial).connected(time.Since(start))
 	if err == nil {
 		if tcp, ok := conn.(*net.TCPConn); ok {
 			_ = tcp.SetNoDelay(true) // fails only on a connection that is already gone, as the next use will tell

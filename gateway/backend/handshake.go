@@ -18,11 +18,15 @@ import (
 
 // Phases of an SSH handshake, as errors name them.
 const (
+	phaseKeys    = "keys" // reading our own files
+	phaseDial    = "TCP dial"
 	phaseVersion = "version exchange"
 	phaseKex     = "key exchange"
 	phaseHostKey = "host key"
 	phaseLogin   = "login"
 )
+
+const clientVersion = "SSH-2.0-fairlead"
 
 // session is an SSH connection that has just been made.
 type session struct {
@@ -31,53 +35,66 @@ type session struct {
 	channels <-chan ssh.NewChannel
 	requests <-chan *ssh.Request
 	peer     Peer
+	waits    *Waits // where the time of making it went
 }
 
 // handshake is one attempt. Its callbacks run on goroutines of the SSH library, in sequence, and before the error that
 // they lead to is returned.
 type handshake struct {
 	b       *remote
+	errand  errand
 	wire    *wire
 	refused error // of the host key
+	denied  error // why there is nothing to log in with
 	trusted bool  // the host key was accepted
 	chosen  ssh.NegotiatedAlgorithms
 }
 
 // dialSSH connects and logs in, within the backend's DialTimeout. ctx ends early only when the Set is closed.
-func (s *Set) dialSSH(ctx context.Context, b *remote) (*session, error) {
+func (s *Set) dialSSH(ctx context.Context, b *remote, e errand) (*session, error) {
 	dial, cancel := context.WithTimeout(ctx, b.DialTimeout)
 	defer cancel()
-	signer, err := b.signer()
+	signers, err := s.credentials(b, e)
 	if err != nil {
-		return nil, err
+		return nil, b.counts.loginFailed(phaseKeys, err)
 	}
-	db, err := b.database()
+	files, err := b.hostFiles()
 	if err != nil {
-		return nil, err
+		return nil, b.counts.loginFailed(phaseKeys, err)
 	}
 	raw, err := s.connect(dial, ctx, b)
 	if err != nil {
-		return nil, err
+		return nil, b.counts.loginFailed(phaseDial, err)
 	}
-	h := &handshake{b: b, wire: &wire{Conn: raw}}
-	cfg := h.config(signer, s.keys.algorithms(&b.Backend, db))
+	h := &handshake{b: b, errand: e, wire: &wire{Conn: raw}}
+	cfg := h.config(signers, s.keys.algorithms(&b.Backend, files))
 	cfg.HostKeyCallback = func(_ string, remote net.Addr, key ssh.PublicKey) error {
-		if err := s.keys.check(dial, &b.Backend, db, remote, key); err != nil {
+		if err := s.keys.check(dial, presented{&b.Backend, e.who.Tenant, remote, key}, files); err != nil {
 			h.refused = err
 			return err
 		}
 		h.trusted = true
 		return nil
 	}
-	return h.run(dial, ctx, s, cfg)
+	ses, err := h.run(dial, ctx, s, cfg)
+	if err != nil {
+		return nil, b.counts.loginFailed(h.phase(), err)
+	}
+	b.counts.logins.Inc()
+	return ses, nil
 }
 
-func (h *handshake) config(signer ssh.Signer, hostKeys []string) *ssh.ClientConfig {
+func (h *handshake) config(signers func() ([]ssh.Signer, error), hostKeys []string) *ssh.ClientConfig {
+	login := func() ([]ssh.Signer, error) {
+		list, err := signers()
+		h.denied = err
+		return list, err
+	}
 	cfg := &ssh.ClientConfig{
 		User:              h.b.User,
-		Auth:              []ssh.AuthMethod{ssh.PublicKeys(signer)},
+		Auth:              []ssh.AuthMethod{ssh.PublicKeysCallback(login)},
 		HostKeyAlgorithms: hostKeys,
-		ClientVersion:     "SSH-2.0-fairlead",
+		ClientVersion:     clientVersion,
 		// Called when keys are exchanged and the login begins: notes the algorithms, leaves the login to Auth.
 		AuthCallback: func(ctx *ssh.ClientAuthContext) (ssh.AuthMethod, error) {
 			h.chosen = ctx.Algorithms
@@ -160,6 +177,8 @@ func (h *handshake) failure(err error) error {
 	version, first := h.wire.greeting()
 	var none *ssh.AlgorithmNegotiationError
 	switch {
+	case h.denied != nil:
+		return errs.Wrap(errs.CodeOf(h.denied), h.denied, "%s was not logged in to", h.describe())
 	case h.refused != nil:
 		return errs.Wrap(errs.HostKeyRefused, h.refused, "%s showed a host key that is not accepted", h.describe())
 	case h.wire.expired.Load():
@@ -174,7 +193,7 @@ func (h *handshake) failure(err error) error {
 		return errs.New(errs.SSHHandshake, "%s has no secure algorithm in common with the gateway for %s: it offers %q, the gateway %q",
 			h.describe(), none.What, none.RequestedAlgorithms, none.SupportedAlgorithms)
 	case h.trusted && !brokenPipe(err):
-		return errs.Wrap(errs.BackendAuth, err, "%s refused the login of user %q", h.describe(), h.b.User)
+		return errs.Wrap(errs.BackendAuth, err, "%s refused the login of user %q%s", h.describe(), h.b.User, h.errand.names.describe())
 	}
 	return errs.Wrap(errs.SSHHandshake, err, "%s broke off the handshake", h.describe())
 }

@@ -27,7 +27,7 @@ func dialError(t *testing.T, s *Set, route string) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	_, err := s.Dial(ctx, "a", route)
+	_, err := s.Dial(ctx, Caller{Tenant: "a"}, route)
 	require.Error(t, err)
 	return err
 }
@@ -276,7 +276,7 @@ func TestFirstUseIsRememberedAndAChangeRefused(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 5 { // at once, each with a connection of its own
 		wg.Go(func() {
-			_, err := s.Dial(context.Background(), fmt.Sprint(i), "db")
+			_, err := s.Dial(context.Background(), Caller{Tenant: fmt.Sprint(i)}, "db")
 			assert.ErrorIs(t, err, errs.TargetRefused)
 		})
 	}
@@ -296,12 +296,12 @@ func TestFirstUseIsRememberedAndAChangeRefused(t *testing.T) {
 	withoutFile := b
 	withoutFile.KnownHostsFile = ""
 	memory, memoryLog := newSet(t, withoutFile, "target:1")
-	_, err = memory.Dial(t.Context(), "first", "db")
+	_, err = memory.Dial(t.Context(), Caller{Tenant: "first"}, "db")
 	require.ErrorIs(t, err, errs.TargetRefused)
 	mu.Lock()
 	now = keys[0]
 	mu.Unlock()
-	_, err = memory.Dial(t.Context(), "second", "db")
+	_, err = memory.Dial(t.Context(), Caller{Tenant: "second"}, "db")
 	require.ErrorIs(t, err, errs.HostKeyRefused)
 	require.Contains(t, memoryLog.String(), "HAS CHANGED")
 	mu.Lock()
@@ -379,13 +379,13 @@ func TestBreakerGuardsDialsButNotOpenConnections(t *testing.T) {
 	down = true
 	mu.Unlock()
 	for i := range 5 {
-		_, err := s.Dial(t.Context(), fmt.Sprint(i), map[bool]string{true: "db", false: "direct"}[i%2 == 0])
+		_, err := s.Dial(t.Context(), Caller{Tenant: fmt.Sprint(i)}, map[bool]string{true: "db", false: "direct"}[i%2 == 0])
 		require.ErrorIs(t, err, errs.BackendUnreachable)
 	}
 	require.Equal(t, breaker.Open, br.State("bastion"))
 	before := dials
 	for _, route := range []string{"db", "direct"} {
-		_, err := s.Dial(t.Context(), "new", route)
+		_, err := s.Dial(t.Context(), Caller{Tenant: "new"}, route)
 		require.ErrorIs(t, err, errs.CircuitOpen)
 		require.Positive(t, errs.From(err).RetryAfter)
 	}

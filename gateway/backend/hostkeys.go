@@ -23,50 +23,64 @@ import (
 // hostKeys decides about the keys that backends present. Files are read anew for each handshake, so that changes count
 // at once; handshakes are rare.
 type hostKeys struct {
-	store HostKeyStore // may be nil
+	store HostKeyStore       // may be nil
+	event func(HostKeyEvent) // may be nil
 	log   *slog.Logger
 
 	mu    sync.Mutex               // also serializes appending to files
 	first map[string]ssh.PublicKey // keys of first use, by the backend's address
 }
 
-func newHostKeys(store HostKeyStore, log *slog.Logger) *hostKeys {
-	return &hostKeys{store: store, log: log, first: make(map[string]ssh.PublicKey)}
+func newHostKeys(cfg *Config) *hostKeys {
+	return &hostKeys{store: cfg.HostKeys, event: cfg.OnHostKey, log: cfg.Logger, first: make(map[string]ssh.PublicKey)}
 }
 
-// readKnownHosts reads and parses a file.
-func readKnownHosts(file string) (*knownhosts.HostKeyDB, error) {
-	return knownhosts.NewDB(file)
+// hostFiles are what a backend's files say about host keys.
+type hostFiles struct {
+	db      *knownhosts.HostKeyDB // nil: nothing is known
+	revoked map[string]struct{}   // marshaled keys
 }
 
-// database reads the backend's file. With FirstUse a missing one is an empty one (nil).
-func (b *Backend) database() (*knownhosts.HostKeyDB, error) {
-	if b.KnownHostsFile == "" {
-		return nil, nil
+// hostFiles reads the backend's files. With FirstUse a missing known_hosts file is an empty one; a missing revoked one
+// never is.
+func (b *Backend) hostFiles() (files hostFiles, err error) {
+	if b.RevokedFile != "" {
+		if files.revoked, err = readRevoked(b.RevokedFile); err != nil {
+			return files, errs.Wrap(errs.KeyUnreadable, err, "the host_keys.revoked_file of backend %q cannot be used", b.Name)
+		}
 	}
-	db, err := readKnownHosts(b.KnownHostsFile)
+	if b.KnownHostsFile == "" {
+		return files, nil
+	}
+	files.db, err = knownhosts.NewDB(b.KnownHostsFile)
 	if errors.Is(err, fs.ErrNotExist) && b.HostKeyMode == FirstUse {
-		return nil, nil
+		return files, nil
 	}
 	if err != nil {
-		return nil, errs.Wrap(errs.KeyUnreadable, err, "the known_hosts_file of backend %q cannot be read", b.Name)
+		return files, errs.Wrap(errs.KeyUnreadable, err, "the host_keys.known_hosts_file of backend %q cannot be read", b.Name)
 	}
-	return db, nil
+	return files, nil
+}
+
+// known lists the keys and authorities that the file has for the backend.
+func (f hostFiles) known(b *Backend) []knownhosts.PublicKey {
+	if f.db == nil {
+		return nil
+	}
+	return f.db.HostKeys(b.Address)
 }
 
 // algorithms lists what to ask the backend for: first the kinds of key that are known, so that a server with several
 // keys shows the one we can check, then the others, so that a changed kind is told as a changed key. Certificates are
 // asked for only where an authority is known.
-func (h *hostKeys) algorithms(b *Backend, db *knownhosts.HostKeyDB) []string {
+func (h *hostKeys) algorithms(b *Backend, files hostFiles) []string {
 	var known []string
 	authority := false
-	if db != nil {
-		for _, key := range db.HostKeys(b.Address) {
-			if key.Cert {
-				authority = true
-			} else {
-				known = append(known, keyAlgorithms(key)...)
-			}
+	for _, key := range files.known(b) {
+		if key.Cert {
+			authority = true
+		} else {
+			known = append(known, keyAlgorithms(key)...)
 		}
 	}
 	h.mu.Lock()
@@ -93,84 +107,54 @@ func keyAlgorithms(key ssh.PublicKey) []string {
 	return []string{key.Type()}
 }
 
-// check accepts or refuses a presented key; refusals are errs.HostKeyRefused.
-func (h *hostKeys) check(ctx context.Context, b *Backend, db *knownhosts.HostKeyDB, remote net.Addr, key ssh.PublicKey) error {
-	if cert, ok := key.(*ssh.Certificate); ok && insecureSignature(cert.Signature.Format) {
-		return errs.New(errs.HostKeyRefused, "the host certificate of backend %q (%s) is signed with %s, which is not secure", b.Name, b.Address, cert.Signature.Format)
-	}
-	if db != nil {
-		err := db.HostKeyCallback()(b.Address, remote, key)
-		if err == nil && authorityOnly(b, db, key) {
-			err = errors.New("it is known only as an authority for certificates")
-		}
-		if err == nil {
-			return nil
-		}
-		if knownhosts.IsHostKeyChanged(err) {
-			return h.changed(b, key, fmt.Sprintf("those in %s", b.KnownHostsFile))
-		}
-		if !knownhosts.IsHostUnknown(err) {
-			h.log.Error("the host key of a backend was refused", logging.FieldBackend, b.Name, logging.FieldPeer, b.Address,
-				"presented", ssh.FingerprintSHA256(key), logging.FieldError, err.Error())
-			return errs.Wrap(errs.HostKeyRefused, err, "the %s host key %s of backend %q (%s) was refused", key.Type(), ssh.FingerprintSHA256(key), b.Name, b.Address)
-		}
-	}
-	if b.HostKeyMode == FirstUse {
-		return h.firstUse(ctx, b, key)
-	}
-	return errs.New(errs.HostKeyRefused, "the %s host key %s of backend %q (%s) is not in %s", key.Type(), ssh.FingerprintSHA256(key), b.Name, b.Address, b.KnownHostsFile)
+// presented is a key that a backend shows, on behalf of a tenant's stream.
+type presented struct {
+	b      *Backend
+	tenant string
+	remote net.Addr
+	key    ssh.PublicKey
 }
 
-// authorityOnly reports a plain key that the file lists only in @cert-authority lines, which the library would accept.
-func authorityOnly(b *Backend, db *knownhosts.HostKeyDB, key ssh.PublicKey) bool {
-	if _, certified := key.(*ssh.Certificate); certified {
-		return false
+// check accepts or refuses a presented key; refusals are errs.HostKeyRefused. All but acceptance of a known key is
+// reported as an event.
+func (h *hostKeys) check(ctx context.Context, p presented, files hostFiles) error {
+	v := p.judge(files)
+	if v.kind == hostKeyUnknown && p.b.HostKeyMode == FirstUse {
+		v = h.firstUse(ctx, p)
 	}
-	return !slices.ContainsFunc(db.HostKeys(b.Address), func(known knownhosts.PublicKey) bool {
-		return !known.Cert && bytes.Equal(known.Marshal(), key.Marshal())
-	})
-}
-
-// changed refuses a key that differs from the known one. Besides being returned it is always logged as an event of its
-// own, with both fingerprints: somebody may be in between.
-func (h *hostKeys) changed(b *Backend, key ssh.PublicKey, expected string) error {
-	h.log.Error("THE HOST KEY OF A BACKEND HAS CHANGED: somebody may be in between, or the server was set up anew",
-		logging.FieldComponent, "backend", logging.FieldBackend, b.Name, logging.FieldPeer, b.Address, logging.FieldCode, errs.HostKeyRefused.String(),
-		logging.FieldReason, "host_key_changed", "presented", key.Type()+" "+ssh.FingerprintSHA256(key), "expected", expected)
-	return errs.New(errs.HostKeyRefused, "the host key of backend %q (%s) has changed: it presented %s %s, which is not %s",
-		b.Name, b.Address, key.Type(), ssh.FingerprintSHA256(key), expected)
+	if v.kind != hostKeyKnown {
+		h.report(p, v)
+	}
+	return v.err
 }
 
 // firstUse trusts the first key that this gateway, or with a store any replica, has seen at the address.
-func (h *hostKeys) firstUse(ctx context.Context, b *Backend, key ssh.PublicKey) error {
+func (h *hostKeys) firstUse(ctx context.Context, p presented) verdict {
 	h.mu.Lock()
-	known := h.first[b.Address]
+	known := h.first[p.b.Address]
 	h.mu.Unlock()
 	if known == nil {
-		known = h.pin(ctx, b, key)
+		known = h.pin(ctx, p.b, p.key)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if other := h.first[b.Address]; other != nil {
+	if other := h.first[p.b.Address]; other != nil {
 		known = other // another handshake was faster
 	}
-	if !bytes.Equal(known.Marshal(), key.Marshal()) {
-		return h.changed(b, key, "the one of the first use, "+known.Type()+" "+ssh.FingerprintSHA256(known))
+	if !bytes.Equal(known.Marshal(), p.key.Marshal()) {
+		return p.changed([]string{describeKey(known)}, "the one of the first use, "+describeKey(known))
 	}
-	if h.first[b.Address] != nil {
-		return nil
+	if h.first[p.b.Address] != nil {
+		return verdict{kind: hostKeyKnown}
 	}
-	h.first[b.Address] = key
-	h.log.Warn("the host key of a backend is trusted on first use", logging.FieldComponent, "backend", logging.FieldBackend, b.Name,
-		logging.FieldPeer, b.Address, "presented", key.Type()+" "+ssh.FingerprintSHA256(key))
-	if b.KnownHostsFile == "" {
-		return nil
+	h.first[p.b.Address] = p.key
+	if p.b.KnownHostsFile != "" {
+		if err := appendKnownHost(p.b.KnownHostsFile, p.b.Address, p.key); err != nil {
+			// The key is remembered all the same, until the process ends.
+			h.log.Error("the host key could not be written to known_hosts_file", logging.FieldBackend, p.b.Name, logging.FieldError, err.Error())
+		}
 	}
-	if err := appendKnownHost(b.KnownHostsFile, b.Address, key); err != nil {
-		// The key is remembered all the same, until the process ends.
-		h.log.Error("the host key could not be written to known_hosts_file", logging.FieldBackend, b.Name, logging.FieldError, err.Error())
-	}
-	return nil
+	return verdict{kind: HostKeyFirstUse}
 }
 
 // pin asks the store for the key of the first replica that saw one. Without an answer our own counts: a store that is
@@ -208,4 +192,47 @@ func appendKnownHost(file, address string, key ssh.PublicKey) (err error) {
 	}
 	_, err = f.WriteString(line)
 	return err
+}
+
+// maxRevoked bounds the file of revoked keys, in bytes.
+const maxRevoked = 4 << 20
+
+// readRevoked reads public keys, one a line as in authorized_keys; empty lines and those with # are left out.
+func readRevoked(file string) (map[string]struct{}, error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxRevoked {
+		return nil, fmt.Errorf("%s has %d bytes: at most %d are allowed", file, info.Size(), maxRevoked)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	if bytes.HasPrefix(text, []byte("SSHKRL\n\x00")) {
+		return nil, fmt.Errorf("%s is a binary revocation list: public keys are needed, one a line", file)
+	}
+	revoked := make(map[string]struct{})
+	number := 0
+	for line := range bytes.Lines(text) {
+		number++
+		if line = bytes.TrimSpace(line); len(line) == 0 || line[0] == '#' {
+			continue
+		}
+		key, _, _, _, err := ssh.ParseAuthorizedKey(line)
+		if err != nil {
+			return nil, fmt.Errorf("%s:%d is no public key", file, number)
+		}
+		revoked[string(plainKey(key).Marshal())] = struct{}{}
+	}
+	return revoked, nil
+}
+
+// plainKey is the key itself, without the certificate that it may come with.
+func plainKey(key ssh.PublicKey) ssh.PublicKey {
+	if cert, ok := key.(*ssh.Certificate); ok {
+		return cert.Key
+	}
+	return key
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -28,6 +29,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "32"); err != nil { // parallel tests here wait for timeouts, not for a processor
+		panic(err)
+	}
 	goleak.VerifyTestMain(m, // hystrix never ends the goroutines of a circuit
 		goleak.IgnoreTopFunction("github.com/afex/hystrix-go/hystrix.(*metricExchange).Monitor"),
 		goleak.IgnoreTopFunction("github.com/afex/hystrix-go/hystrix.(*poolMetrics).Monitor"))
@@ -213,7 +218,7 @@ func dial(t *testing.T, s *Set, tenant string) Conn {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	c, err := s.Dial(ctx, tenant, "db")
+	c, err := s.Dial(ctx, Caller{Tenant: tenant}, "db")
 	require.NoError(t, err)
 	return c
 }

@@ -63,7 +63,7 @@ func TestFirstUsersShareOneDial(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 10 {
 		wg.Go(func() {
-			c, err := s.Dial(context.Background(), "a", "db")
+			c, err := s.Dial(context.Background(), Caller{Tenant: "a"}, "db")
 			if assert.NoError(t, err) {
 				pingPong(t, c)
 				assert.NoError(t, c.Close())
@@ -89,9 +89,9 @@ func TestCanceledFirstUserLeavesTheDialToTheOthers(t *testing.T) {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	first, second := make(chan error, 1), make(chan error, 1)
-	go func() { _, err := s.Dial(ctx, "a", "db"); first <- err }()
+	go func() { _, err := s.Dial(ctx, Caller{Tenant: "a"}, "db"); first <- err }()
 	<-entered
-	go func() { _, err := s.Dial(context.Background(), "a", "db"); second <- err }()
+	go func() { _, err := s.Dial(context.Background(), Caller{Tenant: "a"}, "db"); second <- err }()
 	require.Eventually(t, func() bool { return pool1(s).Waiting == 2 }, 5*time.Second, time.Millisecond)
 	cancel()
 	require.ErrorIs(t, <-first, errs.Canceled)
@@ -110,7 +110,7 @@ func TestTenantsNeverShareAConnection(t *testing.T) {
 	for tenant := range byTenant {
 		for range 12 {
 			wg.Go(func() {
-				c, err := s.Dial(context.Background(), tenant, "db")
+				c, err := s.Dial(context.Background(), Caller{Tenant: tenant}, "db")
 				if !assert.NoError(t, err) {
 					return
 				}
@@ -147,7 +147,7 @@ func TestFullPoolWaitsInOrderAndThenSaysSo(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err := s.Dial(ctx, "a", "db")
+	_, err := s.Dial(ctx, Caller{Tenant: "a"}, "db")
 	require.ErrorIs(t, err, errs.PoolExhausted)
 	require.ErrorContains(t, err, "ssh_pool.connections is 2 with ssh_pool.channels_per_connection 2")
 	require.ErrorContains(t, err, "bastion")
@@ -157,7 +157,7 @@ func TestFullPoolWaitsInOrderAndThenSaysSo(t *testing.T) {
 	order := make(chan int, 2)
 	for i := range 2 {
 		go func() {
-			c, err := s.Dial(context.Background(), "a", "db")
+			c, err := s.Dial(context.Background(), Caller{Tenant: "a"}, "db")
 			assert.NoError(t, err)
 			order <- i
 			if i == 0 {
@@ -178,7 +178,7 @@ func TestCanceledWaiterIsForgotten(t *testing.T) {
 	c := dial(t, s, "a")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { _, err := s.Dial(ctx, "a", "db"); done <- err }()
+	go func() { _, err := s.Dial(ctx, Caller{Tenant: "a"}, "db"); done <- err }()
 	require.Eventually(t, func() bool { return pool1(s).Waiting == 1 }, 5*time.Second, time.Millisecond)
 	cancel()
 	require.ErrorIs(t, <-done, errs.Canceled)
@@ -316,7 +316,7 @@ func TestCloseEndsConnectionsAndRefusesDials(t *testing.T) {
 	_, err := c.Read(make([]byte, 1))
 	require.ErrorIs(t, err, errs.BackendBroken)
 	for _, route := range []string{"db", "direct"} {
-		_, err = s.Dial(t.Context(), "a", route)
+		_, err = s.Dial(t.Context(), Caller{Tenant: "a"}, route)
 		require.ErrorIs(t, err, errs.ShuttingDown)
 	}
 	require.Contains(t, log.String(), "reason=shutdown")
@@ -331,10 +331,10 @@ func TestCloseCutsWhatDoesNotEndInTime(t *testing.T) {
 	release := make(chan struct{})
 	d := startSSHD(t)
 	s, _ := newSet(t, d.backend(t), echo(t), func(c *Config) {
-		c.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) { <-release; return nil, ctx.Err() }
+		c.Dial = func(context.Context, string, string) (net.Conn, error) { <-release; return nil, net.ErrClosed }
 	})
 	done := make(chan error, 1)
-	go func() { _, err := s.Dial(context.Background(), "a", "db"); done <- err }()
+	go func() { _, err := s.Dial(context.Background(), Caller{Tenant: "a"}, "db"); done <- err }()
 	require.Eventually(t, func() bool { return pool1(s).Dialing == 1 }, 5*time.Second, time.Millisecond)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -44,30 +44,33 @@ type Config struct {
 	Instance   string        // name of this gateway; only for telling circuits apart
 	Failures   int           // consecutive failures that open a circuit; 0: 5
 	RetryAfter time.Duration // how long an open circuit refuses before it probes; at least 1ms; 0: 60s
-	Concurrent int           // calls to one backend at a time, others wait; 0: 512
+	OnChange   func(Change)  // told of each change, one after another, on a goroutine of its own: it may take its time. nil: nobody
 	Logger     *slog.Logger  // changes of state; nil: silent
 	Metrics    *metrics.Set  // nil: counted nowhere
 }
 
-// Breaker holds the circuits. It is safe for concurrent use. hystrix keeps two goroutines and some 20 KB for each circuit
-// until the process ends, so circuits are named by what is configured, never by what a request says.
+// Breaker holds the circuits. It is safe for concurrent use. How many calls run at a time is not its business. hystrix
+// keeps two goroutines and some 20 KB for each circuit until the process ends, so circuits are named by what is
+// configured, never by what a request says. Close it when OnChange is set.
 type Breaker struct {
 	prefix     string
 	failures   int
 	retryAfter time.Duration
-	concurrent int
 	log        *slog.Logger
 	metrics    *metrics.Set
+	events     *events
 
 	mu       sync.Mutex
 	circuits map[string]*circuit
+	watchers map[int]func(backend string)
+	watchID  int
 }
 
 // New makes a Breaker without circuits; each comes into being with the first call to its backend. The error is
 // errs.ConfigInvalid.
 func New(cfg Config) (*Breaker, error) {
-	if cfg.Failures < 0 || cfg.Concurrent < 0 {
-		return nil, errs.New(errs.ConfigInvalid, "breaker.failures is %d and its concurrency %d: neither may be negative", cfg.Failures, cfg.Concurrent)
+	if cfg.Failures < 0 {
+		return nil, errs.New(errs.ConfigInvalid, "breaker.failures is %d: it may not be negative", cfg.Failures)
 	}
 	if cfg.RetryAfter < 0 || (cfg.RetryAfter > 0 && cfg.RetryAfter < time.Millisecond) {
 		return nil, errs.New(errs.ConfigInvalid, "breaker.retry_after is %s: it must be at least 1ms", cfg.RetryAfter)
@@ -77,10 +80,10 @@ func New(cfg Config) (*Breaker, error) {
 		prefix:     cfg.Instance + "/" + rand.Text() + "/",
 		failures:   orDefault(cfg.Failures, 5),
 		retryAfter: orDefault(cfg.RetryAfter, time.Minute),
-		concurrent: orDefault(cfg.Concurrent, 512),
 		log:        cfg.Logger,
 		metrics:    cfg.Metrics,
 		circuits:   make(map[string]*circuit),
+		watchers:   make(map[int]func(string)),
 	}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
@@ -88,6 +91,7 @@ func New(cfg Config) (*Breaker, error) {
 	if b.metrics == nil {
 		b.metrics = metrics.NewSet()
 	}
+	b.events = &events{tell: cfg.OnChange, log: b.log}
 	return b, nil
 }
 
@@ -103,8 +107,21 @@ func orDefault[T int | time.Duration](value, otherwise T) T {
 // returns after it has. What fn returns is returned as it is; whether it counts is decided by Countable. A panic in fn
 // becomes errs.Panicked.
 func (b *Breaker) Do(ctx context.Context, backend string, fn func(context.Context) error) error {
-	return b.circuit(backend).do(ctx, fn)
+	_, err := b.circuit(backend).do(ctx, fn, false)
+	return err
 }
+
+// Try is Do for a call that would have to wait for its turn, unless the circuit is closed: then it does nothing and
+// returns false. Otherwise there is nothing to wait for: fn is refused at once, or is the probe.
+func (b *Breaker) Try(ctx context.Context, backend string, fn func(context.Context) error) (bool, error) {
+	return b.circuit(backend).do(ctx, fn, true)
+}
+
+// Closed reports whether calls go through.
+func (b *Breaker) Closed(backend string) bool { return b.State(backend) == Closed }
+
+// Close waits until OnChange was told of all changes; later ones it is not told of. Circuits work on.
+func (b *Breaker) Close() { b.events.close() }
 
 // State tells what the backend's circuit does with the next call; Closed for a backend without calls so far.
 func (b *Breaker) State(backend string) State {
@@ -118,14 +135,14 @@ func (b *Breaker) State(backend string) State {
 }
 
 // SetMode overrules the backend's circuit, or gives it back to itself with Auto, which begins with a closed circuit and
-// no failures. The error is errs.BadRequest, for a mode that does not exist.
-func (b *Breaker) SetMode(backend string, mode Mode) error {
+// no failures. by is who decided so. The error is errs.BadRequest, for a mode that does not exist.
+func (b *Breaker) SetMode(backend string, mode Mode, by string) error {
 	switch mode {
 	case Auto, ForceOpen, ForceClosed:
 	default:
 		return errs.New(errs.BadRequest, "the breaker of backend %q cannot be %q: it can be open, closed or auto", backend, string(mode))
 	}
-	b.circuit(backend).setMode(mode)
+	b.circuit(backend).setMode(mode, by)
 	return nil
 }
 

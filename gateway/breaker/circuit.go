@@ -2,7 +2,6 @@ package breaker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -24,12 +23,12 @@ import (
 // order of the outcomes. Left to itself hystrix reports after the caller has its answer, so that a probe's caller could
 // still be refused, and a success from before the opening could close the circuit again.
 type circuit struct {
+	breaker    *Breaker
 	backend    string
 	name       string // of the hystrix circuit
 	failures   int
 	retryAfter time.Duration
 	log        *slog.Logger
-	slots      chan struct{} // one for each call under way; hystrix would refuse where we rather wait
 
 	opened, refused *metrics.Counter
 
@@ -37,10 +36,16 @@ type circuit struct {
 	mode        Mode
 	open        bool
 	consecutive int       // countable failures since the last success
+	asking      bool      // a call asks hystrix whether it may be the probe
 	probing     bool      // a probe is under way
 	again       bool      // the last probe proved nothing (its caller left): the next call is a probe, without asking hystrix
+	openedAt    time.Time // when it opened
 	since       time.Time // when it opened, or when the last probe began
 	epoch       int       // grows with each setMode, so that calls from before count no more
+	forgotten   bool      // nothing that happens here matters any more
+	counts      Counts
+	lastFailure Failure
+	lastChange  Change
 }
 
 // outcome of a call, as far as a circuit cares.
@@ -54,19 +59,23 @@ const (
 
 func newCircuit(b *Breaker, backend string) *circuit {
 	c := &circuit{
+		breaker:    b,
 		backend:    backend,
 		name:       b.prefix + backend,
 		failures:   b.failures,
 		retryAfter: b.retryAfter,
 		log:        b.log.With(logging.FieldComponent, "breaker", logging.FieldBackend, backend),
-		slots:      make(chan struct{}, b.concurrent),
 		mode:       Auto,
-		opened:     b.metrics.GetOrCreateCounter(telemetry.Name("fairlead_gateway_breaker_opened_total", "backend", backend)),
-		refused:    b.metrics.GetOrCreateCounter(telemetry.Name("fairlead_gateway_breaker_refused_total", "backend", backend)),
+		opened:     b.metrics.GetOrCreateCounter(metricName("opened_total", backend)),
+		refused:    b.metrics.GetOrCreateCounter(metricName("refused_total", backend)),
 	}
-	b.metrics.GetOrCreateGauge(telemetry.Name("fairlead_gateway_breaker_open", "backend", backend), c.gauge)
+	b.metrics.GetOrCreateGauge(metricName("open", backend), c.gauge)
 	c.settings(false)
 	return c
+}
+
+func metricName(what, backend string) string {
+	return telemetry.Name("fairlead_gateway_breaker_"+what, "backend", backend)
 }
 
 // gauge is 0 for closed, 1 for half-open and 2 for open.
@@ -80,23 +89,6 @@ func (c *circuit) gauge() float64 {
 		return 1
 	}
 	return 0
-}
-
-// settings of the hystrix circuit: ones that never open it, or ones that open it as soon as hystrix looks. A rate of
-// errors is never over 100 % and never under -1 %; a plain small percentage would not do, since it is measured over ten
-// seconds that may hold thousands of successes.
-func (c *circuit) settings(opening bool) {
-	percent := 101
-	if opening {
-		percent = -1
-	}
-	hystrix.ConfigureCommand(c.name, hystrix.CommandConfig{
-		Timeout:                int((24 * time.Hour).Milliseconds()), // fn bounds itself; hystrix would leave it running
-		MaxConcurrentRequests:  2 * cap(c.slots),                     // a ticket comes back a moment after our slot
-		RequestVolumeThreshold: 1,
-		SleepWindow:            int(c.retryAfter.Milliseconds()),
-		ErrorPercentThreshold:  percent,
-	})
 }
 
 func (c *circuit) stateLocked(now time.Time) State {
@@ -114,40 +106,45 @@ func (c *circuit) stateLocked(now time.Time) State {
 // refusalLocked is the answer of an open circuit.
 func (c *circuit) refusalLocked() error {
 	c.refused.Inc()
+	c.counts.Refused++
 	if c.mode == ForceOpen {
 		return errs.New(errs.CircuitOpen, "backend %q was switched off by an operator", c.backend)
 	}
 	wait := max(c.retryAfter-time.Since(c.since), min(time.Second, c.retryAfter))
-	return errs.New(errs.CircuitOpen, "backend %q failed %d times in a row and is tried again in %s", c.backend, c.consecutive, wait.Round(time.Millisecond)).After(wait)
+	return errs.New(errs.CircuitOpen, "backend %q failed %d times in a row, at last with %s, and is tried again in %s",
+		c.backend, c.consecutive, c.lastFailure.Code, wait.Round(time.Millisecond)).After(wait)
 }
 
 // admission is how a call may proceed.
 type admission struct {
 	refusal error // not at all
-	direct  bool  // without asking hystrix
-	wasOpen bool  // the circuit was open when the call came
-	probe   bool  // it is the probe (only with direct; else hystrix decides)
+	closed  bool  // like every other call
+	ask     bool  // if hystrix makes it the probe
+	probe   bool  // it is the probe
 	epoch   int
 }
 
-// admit refuses at once what hystrix would refuse anyway, so that it need not wait for a slot.
+// admit decides about a call, and asks hystrix only for one at a time, and only when it is time for a probe.
 func (c *circuit) admit() admission {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	a := admission{epoch: c.epoch, wasOpen: c.open}
+	a := admission{epoch: c.epoch}
 	switch {
 	case c.mode == ForceOpen:
 		a.refusal = c.refusalLocked()
-	case c.mode == ForceClosed:
-		a.direct = true
-	case c.open && c.probing:
+	case c.mode == ForceClosed || !c.open:
+		a.closed = true
+	case c.probing || c.asking:
 		a.refusal = c.refusalLocked()
-	case c.open && c.again:
+	case c.again:
 		c.again = false
 		c.beginProbeLocked()
-		a.direct, a.probe = true, true
-	case c.open && time.Since(c.since) < c.retryAfter:
+		a.probe = true
+	case time.Since(c.since) < c.retryAfter:
 		a.refusal = c.refusalLocked()
+	default:
+		c.asking = true
+		a.ask = true
 	}
 	return a
 }
@@ -158,41 +155,23 @@ func (c *circuit) beginProbeLocked() {
 	c.log.Info("trying whether the backend is well again", logging.FieldState, string(HalfOpen))
 }
 
-func (c *circuit) do(ctx context.Context, fn func(context.Context) error) error {
+// do runs fn when the circuit lets it. With unlessClosed a closed circuit runs nothing and returns false.
+//
+// A closed circuit does without hystrix, which would let every call through but spend two goroutines on each: a seventh of
+// what an open costs the gateway.
+func (c *circuit) do(ctx context.Context, fn func(context.Context) error, unlessClosed bool) (bool, error) {
 	a := c.admit()
-	if a.refusal != nil {
-		return a.refusal
-	}
-	if a.direct {
-		err := c.guard(ctx, fn)
-		c.settle(outcomeOf(err), a)
-		return err
-	}
-	select {
-	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
-	case <-ctx.Done():
-		code := errs.Canceled
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			code = errs.OpenTimeout
-		}
-		return errs.Wrap(code, ctx.Err(), "gave up waiting for a turn to dial backend %q", c.backend)
-	}
-	if !a.wasOpen {
-		return c.whileClosed(ctx, a, fn)
-	}
-	return c.throughHystrix(ctx, a, fn)
-}
-
-// whileClosed runs fn without hystrix, which lets every call through a closed circuit but spends two goroutines on each:
-// a seventh of what an open costs the gateway.
-func (c *circuit) whileClosed(ctx context.Context, a admission, fn func(context.Context) error) error {
-	if refusal := c.start(&a); refusal != nil {
-		return refusal
+	switch {
+	case a.refusal != nil:
+		return true, a.refusal
+	case a.closed && unlessClosed:
+		return false, nil
+	case a.ask:
+		return true, c.throughHystrix(ctx, a, fn)
 	}
 	err := c.guard(ctx, fn)
-	c.settle(outcomeOf(err), a)
-	return err
+	c.settle(err, a)
+	return true, err
 }
 
 func (c *circuit) throughHystrix(ctx context.Context, a admission, fn func(context.Context) error) error {
@@ -203,34 +182,40 @@ func (c *circuit) throughHystrix(ctx context.Context, a admission, fn func(conte
 		ran = true
 		if result = c.start(&a); result == nil {
 			result = c.guard(ctx, fn)
-			c.settle(outcomeOf(result), a)
+			c.settle(result, a)
 		}
 		return context.Canceled // ignored by hystrix; settle has told it
 	}, nil)
 	if ran {
 		return result
 	}
-	if err == hystrix.ErrCircuitOpen {
-		c.mu.Lock()
-		defer c.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if a.epoch == c.epoch {
+		c.asking = false
+	}
+	if err == hystrix.ErrCircuitOpen || err == hystrix.ErrMaxConcurrency {
 		return c.refusalLocked()
 	}
 	return errs.Wrap(errs.Internal, err, "the breaker of backend %q failed", c.backend)
 }
 
-// start decides what a call is that hystrix let through. It refuses calls that came while the circuit was closed and
-// begin now that it is open: they are not the probe.
+// start makes the call the probe that hystrix let through, unless an operator was faster.
 func (c *circuit) start(a *admission) error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case !c.open || c.mode == ForceClosed:
-		return nil
-	case !a.wasOpen || c.probing:
-		return c.refusalLocked()
+	if a.epoch != c.epoch {
+		defer c.mu.Unlock()
+		if c.mode == ForceOpen {
+			return c.refusalLocked()
+		}
+		return nil // by the operator's word the circuit is closed
 	}
+	c.asking = false
 	a.probe = true
 	c.beginProbeLocked()
+	c.changedLocked(Open, HalfOpen, ReasonProbe, "")
+	c.mu.Unlock()
+	c.breaker.wake(c.backend)
 	return nil
 }
 
@@ -255,11 +240,19 @@ func outcomeOf(err error) outcome {
 }
 
 // settle takes a call's outcome into account.
-func (c *circuit) settle(o outcome, a admission) {
+func (c *circuit) settle(err error, a admission) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if a.epoch != c.epoch || c.mode != Auto {
-		return
+	changed := c.settleLocked(err, outcomeOf(err), a)
+	c.mu.Unlock()
+	if changed {
+		c.breaker.wake(c.backend)
+	}
+}
+
+func (c *circuit) settleLocked(err error, o outcome, a admission) (changed bool) {
+	c.noteLocked(err, o)
+	if a.epoch != c.epoch || c.mode != Auto || c.forgotten {
+		return false
 	}
 	if a.probe {
 		c.probing = false
@@ -268,14 +261,32 @@ func (c *circuit) settle(o outcome, a admission) {
 	case a.probe && o == neutral:
 		c.again = true
 	case a.probe && o == success:
-		c.closeLocked("probe_succeeded")
+		c.closeLocked()
+		return c.changedLocked(HalfOpen, Closed, ReasonProbeSucceeded, "")
+	case a.probe:
+		return c.changedLocked(HalfOpen, Open, ReasonProbeFailed, "")
 	case c.open:
-		// A failed probe, or a late outcome from before the opening: it stays open.
+		// A late outcome from before the opening: it stays open.
 	case o == success:
 		c.consecutive = 0
 	case o == failure:
-		if c.consecutive++; c.consecutive >= c.failures {
-			c.tripLocked()
+		if c.consecutive++; c.consecutive >= c.failures && c.tripLocked() {
+			return c.changedLocked(Closed, Open, ReasonFailures, "")
 		}
+	}
+	return false
+}
+
+// noteLocked counts a call for those who look on.
+func (c *circuit) noteLocked(err error, o outcome) {
+	switch o {
+	case success:
+		c.counts.Succeeded++
+	case failure:
+		c.counts.Failed++
+		e := errs.From(err)
+		c.lastFailure = Failure{Code: e.Code, Text: bounded(e.Text()), At: time.Now()}
+	default:
+		c.counts.Neutral++
 	}
 }

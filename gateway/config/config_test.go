@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -85,7 +86,6 @@ tiers: {default: {tunnels: 9}, gold: {opens_per_minute: 0}}
 	c := l.Config
 	assert.Equal(t, "passthrough", c.Routes["git"].Mode)
 	assert.Equal(t, "10s", c.Backends["git"].DialTimeout.String())
-	assert.Equal(t, "{sub}", c.Auth.Issuers[0].Tenant)
 	assert.Equal(t, "30s", c.Auth.Issuers[0].Leeway.String())
 	assert.Equal(t, gateway.Tier{OpensPerMinute: 100, Burst: 100, Tunnels: 9, Streams: 100}, c.Tiers[gateway.DefaultTier])
 	assert.Equal(t, gateway.Tier{OpensPerMinute: 0, Burst: 100, Tunnels: 3, Streams: 100}, c.Tiers["gold"])
@@ -96,11 +96,11 @@ func TestReportsAllProblemsAtOnce(t *testing.T) {
 	const name = "[a-z0-9][a-z0-9._-]{0,62}"
 	assert.Equal(t, []string{
 		"c.yaml:8: backends.Bad: not a name; allowed: " + name,
-		"c.yaml:18: peer: unknown key; allowed here: listen, trusted_proxies, tls, auth, backends, routes, policy, tiers, breaker, ssh_pool, tunnel, store, admin, shutdown or log",
+		"c.yaml:14: tiers.default.bandwidth: 5: allowed: a size with its unit (B, KiB, MiB, GiB), such as 64KiB, from 0B",
+		"c.yaml:18: peer: unknown key; allowed here: listen, trusted_proxies, tls, auth, backends, routes, policy, opens, tiers, limits, revocations, breaker, ssh_pool, tunnel, store, audit, metrics, reload, admin, shutdown or log",
 		"c.yaml:15: breaker.failures: 0: allowed: a whole number from 1",
 		`c.yaml:1: listen: "8443": allowed: host:port`,
 		`c.yaml:2: trusted_proxies[1]: "10.0.0.1": allowed: a network such as 10.0.0.0/8 or fd00::/8`,
-		`c.yaml:3: tls.client_ca_file: "/c": not available in this version; allowed: "" (no client certificates)`,
 		`c.yaml:3: tls.key_file: "": required, unless tls.disabled is true`,
 		"default: auth.issuers: nothing: allowed: at least one issuer; without any, nobody could connect",
 		`c.yaml:5: backends.bastion.address: "bastion": allowed: host:port`,
@@ -115,9 +115,8 @@ func TestReportsAllProblemsAtOnce(t *testing.T) {
 		`c.yaml:13: policy[0].routes[0]: "nope": no such route; allowed: * and db, git, lost`,
 		`c.yaml:13: policy[1].tenants: []: allowed: at least one tenant or glob`,
 		`c.yaml:13: policy[1].routes: []: allowed: at least one route, or *`,
-		`c.yaml:14: tiers.default.bandwidth: 5: not available in this version; allowed: 0 (no limit)`,
 		`c.yaml:16: store.kind: "redis": not available in this version; allowed: memory`,
-		`c.yaml:17: admin.token_file: "": required, since admin.listen can be reached from other machines`,
+		`c.yaml:17: admin.token_file: "": this or admin.tokens is required, since admin.listen can be reached from other machines`,
 	}, problems(t, `listen: "8443"
 trusted_proxies: [10.0.0.0/8, 10.0.0.1]
 tls: {cert_file: /c, client_ca_file: /c}
@@ -140,7 +139,7 @@ peer: {listen: ":1"}
 }
 
 func TestIssuers(t *testing.T) {
-	const oneSource = "key sources; allowed: exactly one of jwks_url, jwks_file and hmac_secret_file"
+	const oneSource = "key sources; allowed: exactly one of jwks_url, jwks_file, jwks, kubernetes and hmac_secret_file"
 	const template = "allowed: text in which {claim} or {claim.inner} stands for a claim of the token"
 	for _, tc := range []struct {
 		issuer string
@@ -161,7 +160,10 @@ func TestIssuers(t *testing.T) {
 		{`hmac_secret_file: /h, algorithms: [HS256, EdDSA]`, []string{`.algorithms[1]: "EdDSA": allowed with hmac_secret_file: only HS256`}},
 		{`jwks_file: /j, algorithms: [none]`, []string{`.algorithms: [none]: allowed: a list of strings out of RS256, ES256, EdDSA or HS256`}},
 		{`jwks_file: /j, algorithms: [ES256, ES256]`, []string{`.algorithms[1]: "ES256": given twice`}},
-		{`jwks_file: /j, tenant: ""`, []string{`.tenant: "": required`}},
+		{`jwks_file: /j, tenant: ""`, nil},
+		{`jwks: '{"keys":[]}'`, nil},
+		{`kubernetes: {enabled: true}, issuer: ""`, nil},
+		{`kubernetes: {enabled: true, api_server: "http://k"}`, []string{`.kubernetes.api_server: "http://k": allowed: a URL that begins with https://`}},
 		{`jwks_file: /j, tenant: "{sub"`, []string{`.tenant: "{sub": ` + template}},
 		{`jwks_file: /j, tenant: "sub}"`, []string{`.tenant: "sub}": ` + template}},
 		{`jwks_file: /j, tier: "{}"`, []string{`.tier: "{}": ` + template}},
@@ -172,15 +174,23 @@ func TestIssuers(t *testing.T) {
 		for _, w := range tc.want {
 			want = append(want, "c.yaml:2: auth.issuers[0]"+w)
 		}
-		assert.Equal(t, want, problems(t, "tls: {disabled: true}\nauth: {issuers: [{issuer: i, audience: a, "+tc.issuer+"}]}\n"), tc.issuer)
+		assert.Equal(t, want, problems(t, "tls: {disabled: true}\nauth: {issuers: [{"+issuer(tc.issuer)+"audience: a, "+tc.issuer+"}]}\n"), tc.issuer)
 	}
 	assert.Equal(t, []string{
-		`c.yaml:2: auth.issuers[1].issuer: "i": used already, with the same audience, by auth.issuers[0]`,
+		`c.yaml:2: auth.issuers[1].issuer: "i": used already by auth.issuers[0]`,
 		`c.yaml:2: auth.issuers[2].issuer: "": required`,
 		`c.yaml:2: auth.issuers[2].audience: "": required`,
 	}, problems(t, `tls: {disabled: true}
 auth: {issuers: [{issuer: i, audience: a, jwks_file: /j}, {issuer: i, audience: a, jwks_file: /k}, {jwks_file: /j}]}
 `))
+}
+
+// issuer is the key that a case needs unless it has one of its own.
+func issuer(given string) string {
+	if strings.Contains(given, "issuer:") {
+		return ""
+	}
+	return "issuer: i, "
 }
 
 func TestAllowedAlgorithms(t *testing.T) {
@@ -213,16 +223,31 @@ policy: [{tenants: ["*", "a/*"], routes: ["*"]}]
 `))
 }
 
-func TestMatchTenant(t *testing.T) {
-	for _, tc := range []struct {
-		glob, tenant string
-		want         bool
-	}{
-		{"dev", "dev", true}, {"dev", "de", false}, {"*", "dev", true}, {"*", "a/b", false}, {"*/*", "a/b", true},
-		{"payments/*", "payments/orders", true}, {"payments/*", "payments/a/b", false}, {"payments/*", "payments", false},
-		{"pay?/[a-c]*", "pays/billing", true}, {"pay?/[a-c]*", "pays/zoo", false}, {"a[/]b", "a/b", false}, {"[", "[", false},
-		{"*", "", true}, {"payments/*", "payments/", true},
-	} {
-		assert.Equal(t, tc.want, gateway.MatchTenant(tc.glob, tc.tenant), "%s %s", tc.glob, tc.tenant)
-	}
+// Verifies: R9.3
+func TestWhatHoldsBetweenKeys(t *testing.T) {
+	assert.Equal(t, []string{
+		`c.yaml:4: tls.client_ca_file: "/ca": allowed: nothing, since tls.disabled is true`,
+		`c.yaml:5: backends.b.identity.ca_key_file: "/ca": allowed: instead of key_file, not together with it`,
+		`c.yaml:5: backends.b.identity.principals: []: allowed: at least one; without any, no backend accepts the certificate`,
+		`c.yaml:5: backends.b.dialing.queue_per_tenant: 9: allowed: up to dialing.queue, which is 8`,
+		`c.yaml:6: limits.exempt[0]: allowed: tenants, addresses or both; without any, nobody is exempt`,
+		`c.yaml:6: limits.exempt[1].tenants[0]: "a//b": allowed: a tenant such as payments/orders, or a glob such as payments/*`,
+		`c.yaml:6: limits.exempt[1].addresses[0]: "10": allowed: a network such as 10.0.0.0/8 or fd00::/8`,
+		`c.yaml:7: admin.tokens[1].name: "a": used already`,
+		`c.yaml:7: admin.tokens[1].file: "": required`,
+	}, problems(t, `auth: {issuers: [{issuer: i, audience: a, jwks_file: /j}]}
+tls:
+  disabled: true
+  client_ca_file: /ca
+backends: {b: {address: "b:22", key_file: /k, identity: {ca_key_file: /ca, principals: []}, dialing: {queue: 8, queue_per_tenant: 9}}}
+limits: {exempt: [{limits: [opens]}, {tenants: [a//b], addresses: ["10"]}]}
+admin: {tokens: [{name: a, file: /a}, {name: a}]}
+`))
+}
+
+func TestNoLimitIsWrittenAsInTheContract(t *testing.T) {
+	l, ps := load(t, base+"tiers: {default: {bandwidth: 0, memory: 64MiB}}\n")
+	require.Empty(t, ps)
+	assert.Zero(t, l.Config.Tiers[gateway.DefaultTier].Bandwidth)
+	assert.Equal(t, 64*config.MiB, l.Config.Tiers[gateway.DefaultTier].Memory)
 }

@@ -4,11 +4,11 @@ import (
 	"maps"
 	"net"
 	"net/netip"
-	"path"
 	"slices"
 	"strings"
 
 	"fairlead/shared/config"
+	"fairlead/shared/glob"
 )
 
 // Validate returns everything that is wrong and that the struct's tags cannot say.
@@ -25,11 +25,7 @@ func (c Config) Validate() []config.Problem {
 	c.validateBackends(&check)
 	c.validateRoutes(&check)
 	c.validatePolicy(&check)
-	for _, name := range slices.Sorted(maps.Keys(c.Tiers)) {
-		if c.Tiers[name].Bandwidth > 0 {
-			check.Unavailable("tiers."+name+".bandwidth", "0 (no limit)")
-		}
-	}
+	c.Limits.validate(&check)
 	c.Tunnel.Validate(&check, "tunnel")
 	if c.Store.Kind != StoreMemory {
 		check.Unavailable("store.kind", StoreMemory)
@@ -39,11 +35,9 @@ func (c Config) Validate() []config.Problem {
 }
 
 func (t TLS) validate(check *config.Check) {
-	if t.ClientCAFile != "" {
-		check.Unavailable("tls.client_ca_file", `"" (no client certificates)`)
-	}
-	for _, f := range []struct{ key, value string }{{"tls.cert_file", t.CertFile}, {"tls.key_file", t.KeyFile}} {
+	for _, f := range []struct{ key, value string }{{"tls.cert_file", t.CertFile}, {"tls.key_file", t.KeyFile}, {"tls.client_ca_file", t.ClientCAFile}} {
 		switch {
+		case f.key == "tls.client_ca_file" && !t.Disabled:
 		case t.Disabled && f.value != "":
 			check.Refuse(f.key, "allowed: nothing, since tls.disabled is true")
 		case !t.Disabled && f.value == "":
@@ -58,6 +52,15 @@ func (c Config) validateBackends(check *config.Check) {
 		check.Dial(key+".address", b.Address)
 		if b.CertificateFile != "" && b.KeyFile == "" {
 			check.Refuse(key+".certificate_file", "allowed: only together with key_file")
+		}
+		if b.Identity.CAKeyFile != "" && b.KeyFile != "" {
+			check.Refuse(key+".identity.ca_key_file", "allowed: instead of key_file, not together with it")
+		}
+		if b.Identity.CAKeyFile != "" && len(b.Identity.Principals) == 0 {
+			check.Refuse(key+".identity.principals", "allowed: at least one; without any, no backend accepts the certificate")
+		}
+		if b.Dialing.QueuePerTenant > b.Dialing.Queue {
+			check.Refuse(key+".dialing.queue_per_tenant", "allowed: up to dialing.queue, which is %d", b.Dialing.Queue)
 		}
 	}
 }
@@ -91,7 +94,7 @@ func (c Config) validateForwarding(check *config.Check) {
 		if !ok {
 			continue
 		}
-		needs := []struct{ key, value string }{{"user", b.User}, {"key_file", b.KeyFile}}
+		needs := []struct{ key, value string }{{"user", b.User}, {"key_file", b.KeyFile + b.Identity.CAKeyFile}}
 		if b.HostKeys.Mode != HostKeysFirstUse {
 			needs = append(needs, struct{ key, value string }{"host_keys.known_hosts_file", b.HostKeys.KnownHostsFile})
 		}
@@ -109,8 +112,8 @@ func (c Config) validatePolicy(check *config.Check) {
 		if len(rule.Tenants) == 0 {
 			check.Refuse(key+".tenants", "allowed: at least one tenant or glob")
 		}
-		for j, glob := range rule.Tenants {
-			if !validGlob(glob) {
+		for j, tenants := range rule.Tenants {
+			if !validGlob(tenants) {
 				check.Refuse(config.At(key+".tenants", j), "allowed: a tenant such as payments/orders, or a glob such as payments/*")
 			}
 		}
@@ -126,14 +129,47 @@ func (c Config) validatePolicy(check *config.Check) {
 }
 
 func (a Admin) validate(check *config.Check) {
+	names := make(map[string]bool)
+	for i, t := range a.Tokens {
+		key := config.At("admin.tokens", i)
+		if check.Required(key+".name", t.Name); names[t.Name] && t.Name != "" {
+			check.Refuse(key+".name", "used already")
+		}
+		names[t.Name] = true
+		check.Required(key+".file", t.File)
+	}
 	if a.Listen == "" {
 		return
 	}
 	check.Listen("admin.listen", a.Listen, false)
 	host, _, err := net.SplitHostPort(a.Listen)
+	if err == nil && a.TokenFile == "" && len(a.Tokens) == 0 && !Loopback(host) {
+		check.Refuse("admin.token_file", "this or admin.tokens is required, since admin.listen can be reached from other machines")
+	}
+}
+
+// Loopback reports whether only programs on the same machine reach what listens on host.
+func Loopback(host string) bool {
 	ip := net.ParseIP(host)
-	if err == nil && a.TokenFile == "" && host != "localhost" && !(ip != nil && ip.IsLoopback()) {
-		check.Refuse("admin.token_file", "required, since admin.listen can be reached from other machines")
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func (l Limits) validate(check *config.Check) {
+	for i, e := range l.Exempt {
+		key := config.At("limits.exempt", i)
+		if len(e.Tenants) == 0 && len(e.Addresses) == 0 {
+			check.Refuse(key, "allowed: tenants, addresses or both; without any, nobody is exempt")
+		}
+		for j, pattern := range e.Tenants {
+			if !validGlob(pattern) {
+				check.Refuse(config.At(key+".tenants", j), "allowed: a tenant such as payments/orders, or a glob such as payments/*")
+			}
+		}
+		for j, cidr := range e.Addresses {
+			if _, err := netip.ParsePrefix(cidr); err != nil {
+				check.Refuse(config.At(key+".addresses", j), "allowed: a network such as 10.0.0.0/8 or fd00::/8")
+			}
+		}
 	}
 }
 
@@ -145,26 +181,7 @@ func names[V any](m map[string]V) string {
 	return strings.Join(slices.Sorted(maps.Keys(m)), ", ")
 }
 
-// MatchTenant reports whether tenant matches glob: both have as many parts between slashes, and each part of the tenant
-// matches the glob's by the rules of path.Match. A malformed glob, which Validate refuses, matches nothing.
-func MatchTenant(glob, tenant string) bool {
-	globs, parts := strings.Split(glob, "/"), strings.Split(tenant, "/")
-	if len(globs) != len(parts) {
-		return false
-	}
-	for i := range globs {
-		if ok, err := path.Match(globs[i], parts[i]); err != nil || !ok {
-			return false
-		}
-	}
-	return true
-}
-
-func validGlob(glob string) bool {
-	for part := range strings.SplitSeq(glob, "/") {
-		if _, err := path.Match(part, ""); err != nil || part == "" {
-			return false
-		}
-	}
-	return true
+func validGlob(pattern string) bool {
+	_, err := glob.Compile(pattern)
+	return err == nil
 }

@@ -3,16 +3,16 @@ package policy
 
 import (
 	"fmt"
-	"path"
+	"slices"
 	"strings"
 
 	"fairlead/shared/errs"
+	"fairlead/shared/glob"
 )
 
 // Rule allows every tenant that one of the patterns names every one of the routes.
 type Rule struct {
-	// Tenants are patterns. Tenant and pattern are compared part by part between the slashes, each part by path.Match
-	// (*, ?, [a-z]); both must have the same number of parts. The pattern "*" alone matches every tenant.
+	// Tenants are patterns; see glob.Pattern. The pattern "*" alone matches every tenant.
 	Tenants []string
 	// Routes are exact names; "*" alone means all routes.
 	Routes []string
@@ -28,61 +28,35 @@ const (
 type Policy struct {
 	byRoute map[string][]grant // the grants of routes that are named, in the order of the rules
 	anyway  []grant            // the grants of all routes
+	rules   []Rule             // as they were written
 }
 
 // grant is one tenant pattern of one rule.
 type grant struct {
 	rule    int
-	pattern string
-	route   string   // as the rule writes it
-	parts   []string // nil: every tenant
-}
-
-// Decision says how a question was answered, for the audit log and for people who run the gateway. It is not for
-// tenants: it shows the rules.
-type Decision struct {
-	Allowed bool   `json:"allowed"`
-	Rule    int    `json:"rule"`    // index of the rule that allows it, from 0; -1: none
-	Tenants string `json:"tenants"` // the rule's pattern that matched; empty: none
-	Route   string `json:"route"`   // the rule's route that matched; empty: none
-	Reason  string `json:"reason"`  // one sentence
+	tenants glob.Pattern
+	route   string // as the rule writes it
 }
 
 // New compiles the rules. No rules are fine: then everything is denied. Errors are errs.ConfigInvalid and name the rule
 // by its index.
 func New(rules []Rule) (*Policy, error) {
-	p := &Policy{byRoute: make(map[string][]grant)}
+	p := &Policy{byRoute: make(map[string][]grant), rules: slices.Clone(rules)}
 	for i, rule := range rules {
 		if len(rule.Tenants) == 0 || len(rule.Routes) == 0 {
 			return nil, errs.New(errs.ConfigInvalid, "policy[%d] needs at least one of tenants and one of routes", i)
 		}
 		for _, pattern := range rule.Tenants {
-			parts, err := compile(i, pattern)
+			tenants, err := glob.Compile(pattern)
 			if err != nil {
-				return nil, err
+				return nil, errs.Wrap(errs.ConfigInvalid, err, "policy[%d].tenants", i)
 			}
-			if err := p.add(grant{rule: i, pattern: pattern, parts: parts}, rule.Routes); err != nil {
+			if err := p.add(grant{rule: i, tenants: tenants}, rule.Routes); err != nil {
 				return nil, err
 			}
 		}
 	}
 	return p, nil
-}
-
-func compile(rule int, pattern string) ([]string, error) {
-	if pattern == all {
-		return nil, nil
-	}
-	parts := strings.Split(pattern, "/")
-	for _, part := range parts {
-		if part == "" {
-			return nil, errs.New(errs.ConfigInvalid, "policy[%d].tenants: %s has an empty part, which no tenant is meant by", rule, quote(pattern))
-		}
-		if _, err := path.Match(part, ""); err != nil {
-			return nil, errs.Wrap(errs.ConfigInvalid, err, "policy[%d].tenants: %s is not a pattern", rule, quote(pattern))
-		}
-	}
-	return parts, nil
 }
 
 func (p *Policy) add(g grant, routes []string) error {
@@ -109,16 +83,6 @@ func (p *Policy) Allow(tenant, route string) error {
 	return nil
 }
 
-// Explain answers like Allow and says by which rule.
-func (p *Policy) Explain(tenant, route string) Decision {
-	g := p.find(tenant, route)
-	if g == nil {
-		return Decision{Rule: noRule, Reason: fmt.Sprintf("no rule gives tenant %s the route %s", quote(tenant), quote(route))}
-	}
-	return Decision{Allowed: true, Rule: g.rule, Tenants: g.pattern, Route: g.route,
-		Reason: fmt.Sprintf("policy[%d] gives tenants %s the route %s", g.rule, quote(g.pattern), quote(g.route))}
-}
-
 // find returns the grant of the earliest rule; nil when there is none.
 func (p *Policy) find(tenant, route string) *grant {
 	if tenant == "" || route == "" {
@@ -133,32 +97,11 @@ func (p *Policy) find(tenant, route string) *grant {
 
 func first(grants []grant, tenant string) *grant {
 	for i := range grants {
-		if grants[i].matches(tenant) {
+		if grants[i].tenants.Match(tenant) {
 			return &grants[i]
 		}
 	}
 	return nil
-}
-
-func (g *grant) matches(tenant string) bool {
-	if g.parts == nil {
-		return true
-	}
-	rest, more := tenant, true
-	for _, pattern := range g.parts {
-		if !more {
-			return false // the tenant has fewer parts
-		}
-		var part string
-		part, rest, more = strings.Cut(rest, "/")
-		if part == "" {
-			return false // "a/" and "a//b" are no tenants of "a/*"
-		}
-		if ok, err := path.Match(pattern, part); err != nil || !ok {
-			return false
-		}
-	}
-	return !more
 }
 
 func quote(s string) string {

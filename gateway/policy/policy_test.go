@@ -108,6 +108,25 @@ func TestExplainNamesTheEarliestRule(t *testing.T) {
 	require.Equal(t, 0, p.Explain("b", "git").Rule)
 }
 
+func TestExplainShowsWhatComesNear(t *testing.T) {
+	p := newPolicy(t,
+		Rule{Tenants: []string{"payments/*"}, Routes: []string{"git", "db"}},
+		Rule{Tenants: []string{"billing/*"}, Routes: []string{"db"}},
+		Rule{Tenants: []string{"other"}, Routes: []string{"logs"}},
+	)
+	require.Equal(t, "refused: no rule gives tenant \"billing/api\" the route \"git\"\n"+
+		"  policy[0] has the route, but its tenants are payments/*\n"+
+		"  policy[1] has the tenant, but its routes are db\n", p.Explain("billing/api", "git").String())
+	require.Equal(t, "allowed: policy[0] gives tenants \"payments/*\" the route \"git\"\n", p.Explain("payments/api", "git").String())
+	many := make([]Rule, 30)
+	for i := range many {
+		many[i] = Rule{Tenants: []string{"x"}, Routes: []string{"git"}}
+	}
+	near := newPolicy(t, many...).Explain("y", "git").Near
+	require.Len(t, near, maxNear+1)
+	require.Equal(t, "and more", near[maxNear])
+}
+
 func TestMessagesAreBounded(t *testing.T) {
 	err := newPolicy(t).Allow("dev\n", strings.Repeat("x", 10_000))
 	require.Less(t, len(err.Error()), 400)

@@ -3,12 +3,14 @@ package server_test
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +31,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(attackKind) != "" {
+		attacker()
+		return
+	}
 	goleak.VerifyTestMain(m, // fasthttp keeps one for the Date header, and one for a while after the end of a server
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"))
@@ -53,6 +59,14 @@ func (s *slots) Open(string, string) (func(), error) {
 
 func (s *slots) Tunnel(string, string) (func(), error) { return func() {}, nil }
 
+func (s *slots) Pace(_, _ string, c relay.Conn) relay.Conn { return c }
+func (s *slots) Budget(string, string) (*link.Budget, func()) {
+	return link.NewBudget(1<<30, nil), func() {}
+}
+
+func (s *slots) Shed(string, link.Priority) error { return nil }
+func (s *slots) ShedTunnel(string) error          { return nil }
+
 func (s *slots) none() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -65,9 +79,11 @@ func (p policy) Allow(tenant, route string) error { return p(tenant, route) }
 
 type dial func(ctx context.Context, tenant, route string) (relay.Conn, error)
 
-func (d dial) Dial(ctx context.Context, tenant, route string) (relay.Conn, error) {
-	return d(ctx, tenant, route)
+func (d dial) Dial(ctx context.Context, who session.Identity, route string) (relay.Conn, error) {
+	return d(ctx, who.Tenant, route)
 }
+
+func (d dial) Describe(string) (session.Destination, bool) { return session.Destination{}, true }
 
 // face is a server with a backend of the test's own behind it.
 type face struct {
@@ -87,6 +103,12 @@ type face struct {
 const token = "Bearer a-token-of-alice"
 
 func start(t *testing.T, change func(*server.Config)) *face {
+	t.Helper()
+	return startHasty(t, 10*time.Second, change)
+}
+
+// startHasty waits for the link's handshake as long as handshake.
+func startHasty(t *testing.T, handshake time.Duration, change func(*server.Config)) *face {
 	t.Helper()
 	f := &face{t: t, log: &testbed.LogBuffer{}, set: metrics.NewSet(), slots: &slots{}, backend: make(chan *net.TCPConn, 16)}
 	back, err := net.Listen("tcp", "127.0.0.1:0")
@@ -114,7 +136,7 @@ func start(t *testing.T, change func(*server.Config)) *face {
 			f.backend <- far.(*net.TCPConn)
 			return c.(*net.TCPConn), nil
 		})})
-	verify := func(_ context.Context, authorization string) (session.Identity, error) {
+	verify := func(_ context.Context, authorization string, _ *x509.Certificate) (session.Identity, error) {
 		switch authorization {
 		case token:
 			return session.Identity{Tenant: "dev", Subject: "alice", Expires: time.Now().Add(time.Hour)}, nil
@@ -125,7 +147,7 @@ func start(t *testing.T, change func(*server.Config)) *face {
 		}
 		return session.Identity{}, errs.New(errs.TokenInvalid, "not that one")
 	}
-	f.sessions = session.New(session.Config{Link: link.Config{Budget: link.NewBudget(1<<30, nil)}, ResumeTTL: time.Minute, Handshake: 10 * time.Second, Opener: opener,
+	f.sessions = session.New(session.Config{Link: link.Config{Budget: link.NewBudget(1<<30, nil)}, ResumeTTL: time.Minute, Handshake: handshake, Opener: opener,
 		Limits: f.slots, Logger: logger, Metrics: f.set, Now: time.Now})
 	cfg := server.Config{Listen: "127.0.0.1:0", MaxMessage: 1 << 20, Sessions: f.sessions, Opener: opener, Verify: verify, Logger: logger, Metrics: f.set,
 		Handshake: func(addr netip.Addr) error {
@@ -154,6 +176,7 @@ func start(t *testing.T, change func(*server.Config)) *face {
 		defer stop()
 		_ = f.Shutdown(short)
 		assert.NoError(t, f.Shutdown(ctx))
+		assert.Eventually(t, func() bool { return f.metric("fairlead_gateway_strangers 0") }, 10*time.Second, time.Millisecond, "every place was given back")
 		assert.NoError(t, <-served)
 		back.Close()
 		close(f.backend)

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fasthttp/websocket"
@@ -15,6 +15,7 @@ import (
 
 	"fairlead/gateway/session"
 	"fairlead/shared/errs"
+	"fairlead/shared/link"
 	"fairlead/shared/logging"
 	"fairlead/shared/relay"
 	"fairlead/shared/ws"
@@ -106,6 +107,7 @@ func (s *Server) stream(ctx *fasthttp.RequestCtx, route string) {
 		answer(ctx, err)
 		return
 	}
+	guestOf(ctx.Conn()).leave() // from here on the tenant's limits hold
 	if !upgrades(ctx) {
 		answer(ctx, errs.New(errs.BadRequest, "this address is for WebSocket upgrades"))
 		return
@@ -114,82 +116,98 @@ func (s *Server) stream(ctx *fasthttp.RequestCtx, route string) {
 		answer(ctx, errs.New(errs.Draining, "this gateway takes no new streams"))
 		return
 	}
-	log := s.cfg.Logger.With(logging.FieldTenant, who.Tenant, logging.FieldSubject, who.Subject, logging.FieldPeer, peer, logging.FieldStream, "plain-"+strconv.FormatUint(ctx.ID(), 10))
-	opened, err := s.cfg.Opener.Open(s.ctx, who, route, log)
+	ask := session.Ask{Who: session.NewBearer(who), Route: route, Priority: link.Normal, Client: peer, Stream: "plain-" + strconv.FormatUint(ctx.ID(), 10)}
+	log := s.cfg.Logger.With(logging.FieldTenant, who.Tenant, logging.FieldSubject, who.Subject, logging.FieldPeer, peer, logging.FieldStream, ask.Stream)
+	opened, err := s.cfg.Opener.Open(s.ctx, ask, log)
 	if err != nil {
 		answer(ctx, err)
 		return
 	}
 	over, ok := s.hold(opened)
 	if !ok {
-		over()
-		answer(ctx, errs.New(errs.Draining, "this gateway takes no new streams"))
+		err := errs.New(errs.Draining, "this gateway takes no new streams")
+		over(err)
+		answer(ctx, err)
 		return
 	}
+	s.standing(ctx, who)
 	// An upgrade that was answered may still never reach its handler.
-	late := time.AfterFunc(upgradeTime, over)
+	late := time.AfterFunc(upgradeTime, func() { over(errs.New(errs.HandshakeLate, "the client left before its upgrade was done")) })
 	err = s.upgrader.Upgrade(ctx, func(c *websocket.Conn) {
 		if !late.Stop() {
 			c.Close()
 			return
 		}
-		defer over()
-		s.hijacked(c, func() { s.carry(c, opened, route, log) })
+		err := error(errs.New(errs.Panicked, "a fault in the stream")) // unless carry returns
+		defer func() { over(err) }()
+		s.hijacked(c, func() { err = s.carry(c, opened) })
 	})
 	if err != nil && late.Stop() {
-		over()
+		over(errs.Wrap(errs.BadRequest, err, "the upgrade was refused"))
 	}
 }
 
 // hold registers an open stream, so that a drain waits for it. over ends it.
-func (s *Server) hold(opened *session.Opened) (over func(), ok bool) {
+func (s *Server) hold(opened *session.Opened) (over func(error), ok bool) {
 	id, ok := s.plain.add(opened.Conn)
-	return sync.OnceFunc(func() {
-		opened.Conn.Close()
-		opened.Release()
-		if ok {
-			s.plain.remove(id)
-		}
-	}), ok
+	var once sync.Once
+	return func(err error) {
+		once.Do(func() {
+			opened.Conn.Close()
+			opened.Over(err)
+			if ok {
+				s.plain.remove(id)
+			}
+		})
+	}, ok
 }
 
 // lingerTime is how long a backend may go on after its client has closed. WebSocket has no half-close, so nothing of what it
 // still says arrives; but it shall see an end before its connection breaks.
 const lingerTime = 5 * time.Second
 
-// upgrades says whether the upgrader would take the request: what it would refuse must not have a backend dialled for it.
-func upgrades(ctx *fasthttp.RequestCtx) bool {
-	h := &ctx.Request.Header
-	return ctx.IsGet() && websocket.FastHTTPIsWebSocketUpgrade(ctx) && string(h.Peek("Sec-WebSocket-Version")) == "13" && len(h.Peek("Sec-WebSocket-Key")) > 0
-}
+// endTime is how long a client may take what was on the way to it when the gateway ended its stream, and why. One that
+// takes nothing must not keep what a revocation has ended.
+const endTime = 2 * time.Second
 
-// carry relays until one side ends.
-func (s *Server) carry(c *websocket.Conn, opened *session.Opened, route string, log *slog.Logger) {
+// carry relays until one side ends, and returns why unless that was in order.
+func (s *Server) carry(c *websocket.Conn, opened *session.Opened) error {
 	conn, err := ws.New(c, s.cfg.MaxMessage)
 	if err != nil {
-		log.Error("cannot use a connection", logging.Error(err)...)
-		return
+		return err
 	}
-	start := time.Now()
-	up := s.upload(conn, opened.Conn)
-	down, broken, gone := pump(ws.NewBytes(conn), opened.Conn)
+	var sent, received atomic.Uint64
+	var ended atomic.Pointer[error] // by the gateway
+	abort := sync.OnceValue(func() *time.Timer { return time.AfterFunc(endTime, conn.Abort) })
+	end := func(err error) {
+		ended.CompareAndSwap(nil, &err)
+		opened.Conn.Close()
+		abort()
+	}
+	opened.Carry(func() (uint64, uint64) { return sent.Load(), received.Load() }, end)
+	up := s.upload(conn, opened.Conn, &received, end)
+	broken, gone := pump(ws.NewBytes(conn), opened.Conn, &sent)
 	if gone != nil { // the backend may still be reading; to break its connection now could lose what is on the way to it
 		linger := time.AfterFunc(lingerTime, func() { opened.Conn.Close() })
 		_, _ = io.Copy(io.Discard, opened.Conn)
 		linger.Stop()
 	}
-	err = s.verdict(broken, route)
+	err = s.verdict(broken, opened.Route)
+	if e := ended.Load(); e != nil {
+		err = *e
+		defer abort().Stop()
+	}
 	conn.Close(errs.CloseFrame(err))
 	// The client answers the close, or a second passes; a backend that takes nothing any more must not hold up the end.
 	linger := time.AfterFunc(lingerTime, func() { opened.Conn.Close() })
-	sent := <-up
+	orderly := <-up
 	linger.Stop()
 	conn.Abort()
 	conn.Wait()
-	if err == nil && gone != nil && !sent.orderly {
+	if err == nil && gone != nil && !orderly {
 		err = errs.Wrap(errs.LaneLost, gone, "writing to the client")
 	}
-	log.Info("stream ended", append(logging.Error(err), logging.FieldRoute, route, "sent", down, "received", sent.n, "duration_ms", time.Since(start).Milliseconds())...)
+	return err
 }
 
 // verdict is how a stream ended whose backend was read until broken; nil when that was its end.
@@ -203,23 +221,21 @@ func (s *Server) verdict(broken error, route string) error {
 	return nil
 }
 
-// uploaded is how the direction to the backend ended.
-type uploaded struct {
-	n       int64
-	orderly bool // by a close frame of the client
-}
-
 // upload copies from the client to the backend, in a goroutine that ends with the WebSocket. A client that ends in order
-// half-closes the backend; one that breaks ends it.
-func (s *Server) upload(conn *ws.Conn, backend relay.Conn) <-chan uploaded {
-	result := make(chan uploaded, 1)
+// half-closes the backend; one that breaks ends it, and one that breaks the protocol is told so by end. The result is
+// whether it ended by a close frame of the client.
+func (s *Server) upload(conn *ws.Conn, backend relay.Conn, received *atomic.Uint64, end func(error)) <-chan bool {
+	result := make(chan bool, 1)
 	go func() {
-		var u uploaded
-		defer func() { result <- u }()
+		orderly := false
+		defer func() { result <- orderly }()
 		defer s.recovered()
-		n, broken, refused := pump(backend, ws.NewBytes(conn))
-		u = uploaded{n: n, orderly: broken == nil && refused == nil}
-		if !u.orderly || backend.CloseWrite() != nil {
+		broken, refused := pump(backend, ws.NewBytes(conn), received)
+		orderly = broken == nil && refused == nil
+		if broken != nil && errs.From(broken).Category() == errs.Protocol {
+			end(broken)
+		}
+		if !orderly || backend.CloseWrite() != nil {
 			backend.Close()
 			return
 		}
@@ -228,23 +244,23 @@ func (s *Server) upload(conn *ws.Conn, backend relay.Conn) <-chan uploaded {
 	return result
 }
 
-// pump copies until src ends, and tells apart whether reading or writing failed.
-func pump(dst io.Writer, src io.Reader) (n int64, readErr, writeErr error) {
+// pump copies until src ends, counts what was written, and tells apart whether reading or writing failed.
+func pump(dst io.Writer, src io.Reader, count *atomic.Uint64) (readErr, writeErr error) {
 	buf := make([]byte, plainBuffer)
 	for {
 		got, err := src.Read(buf)
 		if got > 0 {
 			put, writeErr := dst.Write(buf[:got])
-			n += int64(put)
+			count.Add(uint64(put))
 			if writeErr != nil {
-				return n, nil, writeErr
+				return nil, writeErr
 			}
 		}
 		if err == io.EOF {
-			return n, nil, nil
+			return nil, nil
 		}
 		if err != nil {
-			return n, err, nil
+			return err, nil
 		}
 	}
 }

@@ -1,17 +1,20 @@
 package server_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
 	"io"
 	"net"
+	"net/http"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"fairlead/gateway/server"
 	"fairlead/shared/errs"
 	"fairlead/shared/ws"
 )
@@ -123,7 +126,7 @@ func TestAnUpgradeWhoseHandlerNeverRunsHoldsNothing(t *testing.T) {
 	_, err = io.ReadAll(backend)
 	assert.NoError(t, err, "ends")
 	require.Eventually(t, f.slots.none, 20*time.Second, 10*time.Millisecond)
-	assert.NotContains(t, f.log.String(), "stream ended", "the handler did not run")
+	assert.Contains(t, f.log.String(), "the client left before its upgrade was done", "the handler did not run")
 	assert.True(t, f.metric("fairlead_gateway_plain_streams 0"))
 }
 
@@ -169,4 +172,31 @@ func TestShutdownCutsPlainStreamsAndSaysWhy(t *testing.T) {
 	assert.ErrorIs(t, err, errs.ShuttingDown)
 	<-over
 	f.eventually("over", f.slots.none)
+}
+
+func TestAStreamComesWithItsQuota(t *testing.T) {
+	limit := 7
+	f := start(t, func(c *server.Config) {
+		c.Standing = func(tenant, _ string) errs.Quota {
+			assert.Equal(t, "dev", tenant)
+			return errs.Quota{Limit: uint32(limit), Remaining: 6, ResetMS: 1500}
+		}
+	})
+	for range 2 {
+		c := f.idle()
+		_, err := io.WriteString(c, get("/v1/stream/git", lines()...))
+		require.NoError(t, err)
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		require.NoError(t, err)
+		backend := <-f.backend
+		require.Equal(t, 101, resp.StatusCode)
+		want := []string{"7", "6", "2"}
+		if limit == 0 {
+			want = []string{"", "", ""}
+		}
+		assert.Equal(t, want, []string{resp.Header.Get("X-RateLimit-Limit"), resp.Header.Get("X-RateLimit-Remaining"), resp.Header.Get("X-RateLimit-Reset")})
+		c.Close()
+		backend.Close()
+		limit = 0
+	}
 }

@@ -3,17 +3,15 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"runtime/debug"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +19,7 @@ import (
 	"github.com/fasthttp/websocket"
 	"github.com/valyala/fasthttp"
 
+	"fairlead/gateway/audit"
 	"fairlead/gateway/session"
 	"fairlead/shared/errs"
 	"fairlead/shared/lifecycle"
@@ -37,21 +36,27 @@ type Config struct {
 	TrustedProxies []netip.Prefix
 	Sessions       *session.Registry
 	Opener         *session.Opener
-	Verify         func(ctx context.Context, authorization string) (session.Identity, error) // of an Authorization header
-	Handshake      func(addr netip.Addr) error                                               // limit per client address
-	Ready          func() error
-	Tune           func(net.Conn) // applied to accepted TCP connections
-	Logger         *slog.Logger
-	Metrics        *metrics.Set
+	// Verify checks an Authorization header, and what the token is bound to: the client's verified certificate, nil without.
+	Verify    func(ctx context.Context, authorization string, cert *x509.Certificate) (session.Identity, error)
+	Handshake func(addr netip.Addr) error                       // limit per client address
+	Admit     func(addr netip.Addr) (release func(), err error) // limit on connections without a token per client address; nil: none
+	Strangers int                                               // connections without a token at once; 0: 2,000, but at most a quarter of the file descriptors
+	Standing  func(tenant, tier string) errs.Quota              // with its rate of opens, told with each plain stream; nil: it is not
+	Ready     func() error
+	Audit     audit.Recorder // nil: nothing is recorded
+	Tune      func(net.Conn) // applied to accepted TCP connections
+	Logger    *slog.Logger
+	Metrics   *metrics.Set
 }
 
-// Limits of the HTTP face.
+// Limits of the HTTP face. No address takes a body; fasthttp's smallest limit is one byte.
 const (
 	headerBuffer = 16 << 10 // tokens are long; a larger header answers 431
-	bodyLimit    = 64 << 10
-	readTimeout  = 10 * time.Second
+	bodyLimit    = 1
+	readTimeout  = 10 * time.Second // for a TLS handshake, for a request's first byte, and from there to its end
 	writeTimeout = 10 * time.Second
 	idleTimeout  = 30 * time.Second
+	requests     = 100              // on one connection
 	upgradeTime  = 10 * time.Second // from the answer to an upgrade until its handler must have begun
 	maxRoute     = 255              // bytes of a route's name; no route has a longer one
 	maxLogged    = 128              // bytes of a stranger's text in a log line
@@ -60,7 +65,9 @@ const (
 // Server serves the public listener.
 type Server struct {
 	cfg      Config
-	listener net.Listener
+	door     *door
+	log      *logging.Tamed // what strangers cause
+	listener net.Listener   // on the door, with TLS
 	http     fasthttp.Server
 	upgrader websocket.FastHTTPUpgrader
 	plain    *plainStreams
@@ -78,11 +85,12 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, errs.Wrap(errs.ListenFailed, err, "cannot listen on %s", cfg.Listen)
 	}
-	var listener net.Listener = &ws.Listener{Listener: l, Tune: cfg.Tune}
+	s := &Server{cfg: cfg, log: logging.NewTamed()}
+	s.door = newDoor(&ws.Listener{Listener: l, Tune: cfg.Tune}, doorConfig{places: cfg.Strangers, secure: cfg.TLS != nil, admit: cfg.Admit, trusted: s.trusted, to: cfg.Logger, log: s.log, metrics: cfg.Metrics})
+	s.listener = s.door
 	if cfg.TLS != nil {
-		listener = tls.NewListener(listener, cfg.TLS)
+		s.listener = tls.NewListener(s.door, cfg.TLS)
 	}
-	s := &Server{cfg: cfg, listener: listener}
 	s.ctx, s.end = context.WithCancel(context.Background())
 	s.plain = newPlainStreams(cfg)
 	s.upgrader = websocket.FastHTTPUpgrader{
@@ -91,7 +99,7 @@ func New(cfg Config) (*Server, error) {
 		WriteBufferPool: ws.WriteBuffers,
 		Subprotocols:    []string{link.Subprotocol},
 		Error: func(ctx *fasthttp.RequestCtx, _ int, reason error) {
-			answer(ctx, errs.Wrap(errs.BadRequest, reason, "this address is for WebSocket upgrades"))
+			answer(ctx, errs.Wrap(errs.BadRequest, reason, "the upgrade is refused"))
 		},
 	}
 	s.http = fasthttp.Server{
@@ -103,6 +111,10 @@ func New(cfg Config) (*Server, error) {
 		WriteTimeout:       writeTimeout,
 		IdleTimeout:        idleTimeout,
 		MaxRequestBodySize: bodyLimit,
+		MaxRequestsPerConn: requests,
+		ContinueHandler:    func(*fasthttp.RequestHeader) bool { return false }, // no body is wanted: 417
+		// A body is no form either.
+		DisablePreParseMultipartForm: true,
 		// With the default, Close on a hijacked connection does nothing and its wrapper is reused for other clients.
 		KeepHijackedConns: true,
 		// A tunnel would keep the buffer its header was read with, which is a third of all that it needs when idle.
@@ -110,7 +122,7 @@ func New(cfg Config) (*Server, error) {
 		// Without it, messages about a malformed request quote its header, and with it the token.
 		SecureErrorLogMessage: true,
 		CloseOnShutdown:       true,
-		Logger:                httpLogger{cfg.Logger},
+		Logger:                httpLogger{cfg.Logger, s.log},
 	}
 	return s, nil
 }
@@ -133,8 +145,13 @@ func (s *Server) Drain(ctx context.Context) { s.plain.drain(ctx) }
 // the registry's.
 func (s *Server) Shutdown(ctx context.Context) error {
 	defer s.end()
+	defer s.log.Flush()
+	_ = s.door.Close() // fasthttp knows it only once Serve has begun
+	s.door.dismiss()
 	err := s.http.ShutdownWithContext(ctx)
-	_ = s.listener.Close() // closed already, unless Serve has not begun: fasthttp knows the listener only from then on
+	if errors.Is(err, net.ErrClosed) {
+		err = nil
+	}
 	s.plain.drain(ctx)
 	s.plain.cut()
 	s.mu.Lock()
@@ -166,25 +183,37 @@ func (s *Server) enter() bool {
 
 // handle routes a request. fasthttp recovers from nothing, so a panic is answered here.
 func (s *Server) handle(ctx *fasthttp.RequestCtx) {
+	guest := guestOf(ctx.Conn())
+	guest.yield() // to find out who asks, others may have to be asked
+	defer guest.take()
 	defer func() {
 		if p := recover(); p != nil {
-			s.cfg.Logger.Error("panic in a request", logging.FieldCode, errs.Panicked.String(), "panic", fmt.Sprint(p), logging.FieldStack, string(debug.Stack()))
+			s.log.Say(s.cfg.Logger, slog.LevelError, "", "panic in a request", logging.FieldCode, errs.Panicked.String(), "panic", fmt.Sprint(p), logging.FieldStack, string(debug.Stack()))
 			answer(ctx, errs.New(errs.Internal, "internal error"))
 		}
 	}()
-	path := string(ctx.Path()) // memory of the request is reused
-	route, isStream := strings.CutPrefix(path, "/v1/stream/")
-	switch {
-	case path == "/healthz":
+	path, err := target(ctx)
+	if err == nil {
+		err = wellFormed(ctx)
+	}
+	if err != nil {
+		answer(ctx, err)
+		return
+	}
+	switch path {
+	case "/healthz":
 		ctx.SetBodyString("ok\n")
-	case path == "/readyz":
+	case "/readyz":
 		s.ready(ctx)
-	case path == "/v1/tunnel":
-		s.tunnel(ctx)
-	case isStream && route != "" && len(route) <= maxRoute:
-		s.stream(ctx, route)
+	case "/v1/tunnel":
+		s.tunnel(ctx, guest)
 	default:
-		answer(ctx, errs.New(errs.NotFound, "there is nothing at %.100q", path))
+		route, ok := routeOf(path)
+		if !ok {
+			answer(ctx, errs.New(errs.NotFound, "there is nothing at %.100q", path))
+			return
+		}
+		s.stream(ctx, route)
 	}
 }
 
@@ -196,22 +225,64 @@ func (s *Server) ready(ctx *fasthttp.RequestCtx) {
 	ctx.SetBodyString("ready\n")
 }
 
-// authenticate finds out who asks. Every attempt is logged once, with its outcome and never the token.
+// authenticate finds out who asks. Every attempt is logged, with its outcome and never the token; a flood of refusals in
+// few lines, which say how many there were.
 func (s *Server) authenticate(ctx *fasthttp.RequestCtx) (who session.Identity, peer string, err error) {
 	addr := s.clientAddr(ctx)
 	peer = addr.String()
-	if err = s.cfg.Handshake(addr); err == nil {
-		who, err = s.cfg.Verify(s.ctx, string(ctx.Request.Header.Peek("Authorization")))
-	}
-	path := clip(string(ctx.Path()))
-	if err != nil {
-		s.count("refused", errs.CodeOf(err).String())
-		s.cfg.Logger.Warn("authentication refused", append(logging.Error(err), logging.FieldPeer, peer, "path", path)...)
+	if err = s.admitted(ctx, addr, func() (err error) {
+		who, err = s.cfg.Verify(s.ctx, string(ctx.Request.Header.Peek("Authorization")), certificate(ctx))
+		if unrecorded := s.record(who, peer, clip(string(ctx.Path())), err); err == nil {
+			err = unrecorded
+		}
+		return err
+	}); err != nil {
+		code := errs.CodeOf(err).String()
+		s.count("refused", code)
+		s.log.Say(s.cfg.Logger, slog.LevelWarn, code, "authentication refused", append(logging.Error(err), logging.FieldPeer, peer, "path", clip(string(ctx.Path())))...)
 		return who, peer, err
 	}
 	s.count("accepted", "")
-	s.cfg.Logger.Info("authenticated", logging.FieldTenant, who.Tenant, logging.FieldSubject, who.Subject, "token_id", who.TokenID, logging.FieldPeer, peer, "path", path)
+	s.cfg.Logger.Info("authenticated", logging.FieldTenant, who.Tenant, logging.FieldSubject, who.Subject, "token_id", who.TokenID, logging.FieldPeer, peer, "path", clip(string(ctx.Path())))
 	return who, peer, nil
+}
+
+// record tells the audit log how an attempt to authenticate ended.
+func (s *Server) record(who session.Identity, peer, path string, err error) error {
+	if s.cfg.Audit == nil {
+		return nil
+	}
+	e := audit.Event{Action: audit.Authenticate, Result: audit.Allowed, Actor: who.Subject, Issuer: who.Issuer, TokenID: who.TokenID, Tenant: who.Tenant, Pod: who.Pod,
+		Client: peer, Target: path}
+	if err != nil {
+		e.Result, e.Code, e.Detail = audit.Refused, errs.CodeOf(err), errs.From(err).Text()
+	}
+	return s.cfg.Audit.Record(e)
+}
+
+// admitted calls verify within the limits on the client's address. The door has asked for that of connections that come
+// from the client itself, but cannot know who is behind a proxy.
+func (s *Server) admitted(ctx *fasthttp.RequestCtx, addr netip.Addr, verify func() error) error {
+	if s.cfg.Admit != nil && s.trusted(peerAddr(ctx.RemoteAddr())) {
+		release, err := s.cfg.Admit(addr)
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
+	if err := s.cfg.Handshake(addr); err != nil {
+		return err
+	}
+	return verify()
+}
+
+// certificate is the one that the client has proven to have the key of; nil without.
+func certificate(ctx *fasthttp.RequestCtx) *x509.Certificate {
+	state := ctx.TLSConnectionState()
+	if state == nil || len(state.VerifiedChains) == 0 {
+		return nil
+	}
+	return state.PeerCertificates[0]
 }
 
 func clip(s string) string {
@@ -225,17 +296,23 @@ func (s *Server) count(result, code string) {
 	s.cfg.Metrics.GetOrCreateCounter(`fairlead_gateway_authentications_total{result="` + result + `",code="` + code + `"}`).Inc()
 }
 
-// tunnel upgrades a sidecar's connection and hands it to the registry.
-func (s *Server) tunnel(ctx *fasthttp.RequestCtx) {
+// tunnel upgrades a sidecar's connection and hands it to the registry. Until the link's handshake is over, the connection
+// keeps its place at the door: a token alone does not entitle to connections that say nothing.
+func (s *Server) tunnel(ctx *fasthttp.RequestCtx, guest *guest) {
 	who, peer, err := s.authenticate(ctx)
 	if err == nil && !offers(ctx, link.Subprotocol) {
 		err = errs.New(errs.VersionUnsupported, "the client does not offer the subprotocol %s", link.Subprotocol)
+	}
+	if err == nil && !upgrades(ctx) {
+		err = errs.New(errs.BadRequest, "this address is for WebSocket upgrades")
 	}
 	if err != nil {
 		answer(ctx, err)
 		return
 	}
 	_ = s.upgrader.Upgrade(ctx, func(c *websocket.Conn) { // a refusal is answered by the upgrader
+		guest.upgraded()
+		defer guest.leave()
 		if err := s.handOver(c, who, peer); err != nil {
 			s.cfg.Logger.Error("cannot use a connection", logging.Error(err)...)
 			c.Close()
@@ -275,85 +352,4 @@ func (s *Server) recovered() {
 	if p := recover(); p != nil {
 		s.cfg.Logger.Error("panic in a connection", logging.FieldCode, errs.Panicked.String(), "panic", fmt.Sprint(p), logging.FieldStack, string(debug.Stack()))
 	}
-}
-
-func offers(ctx *fasthttp.RequestCtx, protocol string) bool {
-	for _, p := range strings.Split(string(ctx.Request.Header.Peek("Sec-WebSocket-Protocol")), ",") {
-		if strings.TrimSpace(p) == protocol {
-			return true
-		}
-	}
-	return false
-}
-
-// clientAddr is the address of the client: the first one, from the right, in X-Forwarded-For that is no trusted proxy's,
-// if the connection comes from a trusted proxy. Proxies that add a header of their own instead of extending the client's
-// add it as the last one, so all of them count, in their order.
-func (s *Server) clientAddr(ctx *fasthttp.RequestCtx) netip.Addr {
-	addr := peerAddr(ctx.RemoteAddr())
-	forwarded := strings.Split(string(bytes.Join(ctx.Request.Header.PeekAll("X-Forwarded-For"), []byte(","))), ",")
-	for i := len(forwarded) - 1; i >= 0 && s.trusted(addr); i-- {
-		next, err := netip.ParseAddr(strings.TrimSpace(forwarded[i]))
-		if err != nil {
-			break
-		}
-		addr = next.WithZone("").Unmap()
-	}
-	return addr
-}
-
-func peerAddr(a net.Addr) netip.Addr {
-	if tcp, ok := a.(*net.TCPAddr); ok {
-		return tcp.AddrPort().Addr().Unmap()
-	}
-	return netip.Addr{}
-}
-
-func (s *Server) trusted(addr netip.Addr) bool {
-	for _, p := range s.cfg.TrustedProxies {
-		if p.Contains(addr) {
-			return true
-		}
-	}
-	return false
-}
-
-// badRequest answers what fasthttp could not parse.
-func (s *Server) badRequest(ctx *fasthttp.RequestCtx, err error) {
-	var small *fasthttp.ErrSmallBuffer
-	var network *net.OpError
-	e := errs.Wrap(errs.BadRequest, err, "the request is not understood")
-	status := 0
-	switch {
-	case errors.As(err, &small):
-		e, status = errs.New(errs.BadRequest, "the request's header is over %d bytes", headerBuffer), fasthttp.StatusRequestHeaderFieldsTooLarge
-	case errors.As(err, &network) && network.Timeout():
-		e, status = errs.New(errs.BadRequest, "the request did not arrive within %v", readTimeout), fasthttp.StatusRequestTimeout
-	}
-	answer(ctx, e)
-	if status != 0 {
-		ctx.SetStatusCode(status)
-	}
-}
-
-// answer tells an error as JSON.
-func answer(ctx *fasthttp.RequestCtx, err error) {
-	status, body := errs.HTTP(err)
-	ctx.Response.Reset()
-	ctx.SetStatusCode(status)
-	ctx.SetContentType("application/json")
-	if after := errs.From(err).RetryAfter; after > 0 {
-		ctx.Response.Header.Set("Retry-After", strconv.Itoa(int((after+time.Second-1)/time.Second)))
-	}
-	if status == fasthttp.StatusUnauthorized {
-		ctx.Response.Header.Set("WWW-Authenticate", `Bearer realm="fairlead"`)
-	}
-	ctx.SetBody(append(body, '\n'))
-}
-
-// httpLogger takes what fasthttp has to say; strangers cause most of it.
-type httpLogger struct{ *slog.Logger }
-
-func (l httpLogger) Printf(format string, args ...any) {
-	l.Debug("http", logging.FieldError, strings.TrimSpace(fmt.Sprintf(format, args...)))
 }

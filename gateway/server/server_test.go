@@ -92,6 +92,7 @@ func TestARefusalSaysWhenToTryAgain(t *testing.T) {
 	assert.NotContains(t, f.log.String(), "msg=authenticated", "the limit comes before the token")
 }
 
+// Verifies: R4.10
 func TestTheClientsAddress(t *testing.T) {
 	proxies := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/8")}
 	for _, c := range []struct {
@@ -114,13 +115,22 @@ func TestTheClientsAddress(t *testing.T) {
 		{"IPv6", proxies, []string{"2001:db8::1"}, "2001:db8::1"},
 		{"IPv4 in IPv6", proxies, []string{"::ffff:203.0.113.7"}, "203.0.113.7"},
 		{"a zone is not part of it", proxies, []string{"fe80::1%eth0"}, "fe80::1"},
+		{"a port", proxies, []string{"203.0.113.7:5678"}, "203.0.113.7"},
+		{"IPv6 in brackets", proxies, []string{"[2001:db8::1]"}, "2001:db8::1"},
+		{"IPv6 with a port", proxies, []string{"[2001:db8::1]:80"}, "2001:db8::1"},
+		{"proxies with ports", proxies, []string{"192.0.2.1, 203.0.113.7:1, 10.1.2.3:80"}, "203.0.113.7"},
+		{"empty entries end the chain", proxies, []string{"203.0.113.7,,10.1.2.3"}, "10.1.2.3"},
+		{"names are no addresses", proxies, []string{"unknown"}, "127.0.0.1"},
+		{"quotes belong to another header", proxies, []string{`"[2001:db8::1]:80"`}, "127.0.0.1"},
+		{"a header of 15 KB", proxies, []string{strings.Repeat("192.0.2.1,", 1500) + "203.0.113.7"}, "203.0.113.7"},
+		{"1,500 proxies", proxies, []string{"203.0.113.7," + strings.Repeat("10.0.0.1,", 1500) + "10.0.0.2"}, "203.0.113.7"},
 	} {
 		f := start(t, func(s *server.Config) { s.TrustedProxies = c.trusted })
 		var header []string
 		for _, h := range c.header {
 			header = append(header, "X-Forwarded-For", h)
 		}
-		f.ask("GET", "/v1/tunnel", header...)
+		f.ask("GET", "/v1/tunnel", append(header, "Forwarded", "for=198.51.100.9")...)
 		require.Len(t, f.peers, 1)
 		assert.Equal(t, c.want, f.peers[0].String(), c.what)
 		assert.Contains(t, f.log.String(), "peer="+c.want+" ", c.what)

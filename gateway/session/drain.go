@@ -60,6 +60,7 @@ func (r *Registry) Close(ctx context.Context) error {
 		defer close(done)
 		r.wg.Wait()
 	}()
+	defer r.cfg.Opener.log.Flush()
 	select {
 	case <-done:
 		return nil

@@ -108,6 +108,8 @@ type limits struct {
 	mu               sync.Mutex
 	tunnels, streams int
 	tunnelErr, open  error
+	shed             func(p link.Priority) error // nil: nothing is shed
+	shedTunnel       error
 }
 
 func (l *limits) take(n *int, err error) (func(), error) {
@@ -127,6 +129,20 @@ func (l *limits) take(n *int, err error) (func(), error) {
 func (l *limits) Open(string, string) (func(), error)   { return l.take(&l.streams, l.open) }
 func (l *limits) Tunnel(string, string) (func(), error) { return l.take(&l.tunnels, l.tunnelErr) }
 
+func (l *limits) Pace(_, _ string, c relay.Conn) relay.Conn { return c }
+func (l *limits) Budget(string, string) (*link.Budget, func()) {
+	return link.NewBudget(1<<30, nil), func() {}
+}
+
+func (l *limits) Shed(_ string, p link.Priority) error {
+	if l.shed == nil {
+		return nil
+	}
+	return l.shed(p)
+}
+
+func (l *limits) ShedTunnel(string) error { return l.shedTunnel }
+
 func (l *limits) held() [2]int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -139,8 +155,12 @@ func (p policy) Allow(tenant, route string) error { return p(tenant, route) }
 
 type backends func(ctx context.Context, tenant, route string) (relay.Conn, error)
 
-func (b backends) Dial(ctx context.Context, tenant, route string) (relay.Conn, error) {
-	return b(ctx, tenant, route)
+func (b backends) Dial(ctx context.Context, who session.Identity, route string) (relay.Conn, error) {
+	return b(ctx, who.Tenant, route)
+}
+
+func (b backends) Describe(route string) (session.Destination, bool) {
+	return session.Destination{Backend: "of-" + route, Mode: "passthrough"}, true
 }
 
 // echo is a backend that returns what it gets and ends its direction after the other.
@@ -184,7 +204,7 @@ func newWorld(t *testing.T, change func(*session.Config, *session.OpenerConfig))
 		Backends: backends(func(context.Context, string, string) (relay.Conn, error) { return newEcho(), nil }),
 		Timeout:  30 * time.Second, Slow: 5 * time.Second, Metrics: w.set, Now: time.Now}
 	cfg := session.Config{Link: link.Config{Replica: "test", Budget: link.NewBudget(1<<30, nil)}, ResumeTTL: ttl, Handshake: 10 * time.Second, Limits: w.limits,
-		Verify: func(_ context.Context, token string) (session.Identity, error) {
+		Verify: func(_ context.Context, token string, _ session.Identity) (session.Identity, error) {
 			return session.Identity{}, errs.New(errs.TokenInvalid, "not this one")
 		},
 		Logger: logger, Metrics: w.set, Now: time.Now}

@@ -18,7 +18,7 @@ import (
 )
 
 func try(w *world, who session.Identity) (*session.Opened, error) {
-	return w.Opener().Open(context.Background(), who, "git", slog.New(slog.NewTextHandler(w.log, nil)))
+	return w.Opener().Open(context.Background(), session.Ask{Who: session.NewBearer(who), Route: "git"}, slog.New(slog.NewTextHandler(w.log, nil)))
 }
 
 // Verifies: R2.9, R4.2

@@ -34,11 +34,11 @@ func TestATunnelAndItsStreams(t *testing.T) {
 		require.Len(t, list, 1)
 		info := list[0]
 		assert.Equal(t, s.Name(), info.ID)
-		assert.Equal(t, "payments/orders", info.Tenant)
-		assert.Equal(t, "connected", info.State)
+		assert.Equal(t, "payments/orders", info.Identity.Tenant)
+		assert.True(t, info.Attached)
 		assert.Equal(t, "192.0.2.1", info.Peer)
-		assert.Equal(t, 1, info.Streams)
-		assert.EqualValues(t, 2, info.Opened)
+		assert.Equal(t, 1, info.Stats.Streams)
+		assert.EqualValues(t, 2, info.Stats.Opened)
 		assert.Equal(t, session.Counts{Tunnels: 1, Streams: 1}, w.Counts())
 		assert.Equal(t, [2]int{1, 1}, w.limits.held())
 		for _, line := range []string{"fairlead_gateway_tunnels 1", "fairlead_gateway_streams 1", "fairlead_gateway_tunnels_detached 0", "fairlead_gateway_streams_opened_total 2"} {
@@ -64,7 +64,7 @@ func TestResume(t *testing.T) {
 		st := s.open(t)
 		s.cut()
 		synctest.Wait()
-		assert.Equal(t, "detached", w.List()[0].State)
+		assert.False(t, w.List()[0].Attached)
 		_, err := st.Write([]byte("written while nobody listened"))
 		require.NoError(t, err)
 		pass(ttl - time.Second)
@@ -176,7 +176,7 @@ func TestRenewal(t *testing.T) {
 		next.Expires = time.Now().Add(3 * time.Hour)
 		other.Tenant = "payments/other"
 		w := newWorld(t, func(c *session.Config, _ *session.OpenerConfig) {
-			c.Verify = func(_ context.Context, token string) (session.Identity, error) {
+			c.Verify = func(_ context.Context, token string, _ session.Identity) (session.Identity, error) {
 				switch token {
 				case "next":
 					return next, nil
@@ -193,9 +193,9 @@ func TestRenewal(t *testing.T) {
 		}
 		assert.ErrorIs(t, renew("forged"), errs.TokenInvalid)
 		assert.ErrorIs(t, renew("other"), errs.TokenInvalid)
-		assert.Equal(t, "payments/orders", w.List()[0].Tenant)
+		assert.Equal(t, "payments/orders", w.List()[0].Identity.Tenant)
 		assert.NoError(t, renew("next"))
-		assert.Equal(t, next.Expires, w.List()[0].Expires)
+		assert.Equal(t, next.Expires, w.List()[0].Identity.Expires)
 		pass(2 * time.Hour)
 		synctest.Wait()
 		assert.NoError(t, s.Err(), "the old expiry does not count any more")

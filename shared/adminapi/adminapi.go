@@ -24,6 +24,7 @@ type Config struct {
 	SetLevel func(string) error          // changes the log level
 	Allow    func(r *http.Request) error // who may use Routes and the log level; nil: OnThisMachine
 	Routes   func(mux *http.ServeMux)    // adds the program's own addresses; nil: none
+	Handler  http.Handler                // answers everything, instead of what the fields above describe; nil: they do
 	Logger   *slog.Logger
 }
 
@@ -53,23 +54,26 @@ func New(cfg Config) (*Server, error) {
 		return nil, errs.Wrap(errs.ListenFailed, err, "the admin API cannot listen on %s", cfg.Listen)
 	}
 	s := &Server{cfg: cfg, l: l}
-	s.srv = http.Server{Handler: s.routes(), ReadHeaderTimeout: headerTime, ReadTimeout: readTime, WriteTimeout: writeTime, MaxHeaderBytes: headerSize,
+	handler := cfg.Handler
+	if handler == nil {
+		handler = s.routes()
+	}
+	s.srv = http.Server{Handler: handler, ReadHeaderTimeout: headerTime, ReadTimeout: readTime, WriteTimeout: writeTime, MaxHeaderBytes: headerSize,
 		ErrorLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug)}
 	return s, nil
 }
 
 func (s *Server) routes() http.Handler {
 	open, guarded := http.NewServeMux(), http.NewServeMux()
-	ok := func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") }
-	open.HandleFunc("GET /healthz", ok)
-	open.HandleFunc("GET /startupz", ok) // everything is built and bound before this one answers
-	open.HandleFunc("GET /readyz", s.ready)
+	open.HandleFunc("GET /healthz", Alive)
+	open.HandleFunc("GET /startupz", Alive) // everything is built and bound before this one answers
+	open.HandleFunc("GET /readyz", Ready(s.cfg.Ready))
 	open.HandleFunc("GET /metrics", Metrics(s.cfg.Metrics))
 	open.Handle("/", s.guard(guarded))
 
 	guarded.HandleFunc("PUT /api/log-level", s.level)
 	guarded.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		Refuse(w, errs.New(errs.NotFound, "there is nothing for %s at %.100q", r.Method, r.URL.Path))
+		Refuse(w, errs.New(errs.NotFound, "there is nothing for %.20s at %.100q", r.Method, r.URL.Path))
 	})
 	if s.cfg.Routes != nil {
 		s.cfg.Routes(guarded)
@@ -80,7 +84,7 @@ func (s *Server) routes() http.Handler {
 // guard lets through who may ask. Refusals, and requests that change something, are logged.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		about := []any{"method", r.Method, "path", clip(r.URL.Path), logging.FieldPeer, r.RemoteAddr}
+		about := []any{"method", r.Method, "path", Clip(r.URL.Path), logging.FieldPeer, r.RemoteAddr}
 		if err := s.cfg.Allow(r); err != nil {
 			s.cfg.Logger.Warn("admin request refused", append(logging.Error(err), about...)...)
 			Refuse(w, err)
@@ -93,8 +97,8 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	})
 }
 
-// clip bounds a stranger's text in a log line.
-func clip(s string) string {
+// Clip bounds a stranger's text in a log line.
+func Clip(s string) string {
 	const most = 128
 	if len(s) > most {
 		return s[:most] + "…"

@@ -39,6 +39,9 @@ func (f *field) scalar(text string) (any, string) {
 		if b, ok := parseBytes(text); ok {
 			return b, ""
 		}
+		if text == "0" && f.min == 0 { // nothing is the same in every unit
+			return Bytes(0), ""
+		}
 	}
 	return nil, f.expects()
 }

@@ -37,6 +37,7 @@ type Conn struct {
 	limit   int64
 	message limitedReader // the one being read
 	closing sync.Once
+	closed  atomic.Bool // a close frame of ours was sent, not one of the library's
 	pings   sync.WaitGroup
 	pinging atomic.Bool
 }
@@ -97,6 +98,9 @@ func (c *Conn) readError(err error) error {
 		c.Close(errs.CloseNormal, "")
 		return errs.FromCloseFrame(closed.Code, closed.Text)
 	}
+	if errors.Is(err, websocket.ErrReadLimit) { // a length that no counter holds
+		return errs.Wrap(errs.MessageTooBig, err, "a message over %d bytes", c.limit)
+	}
 	if !errors.As(err, &closed) && strings.HasPrefix(err.Error(), "websocket: ") {
 		return errs.Wrap(errs.ProtocolViolation, err, "not a WebSocket frame")
 	}
@@ -105,6 +109,16 @@ func (c *Conn) readError(err error) error {
 
 // Write appends one binary message to the write buffer. See link.Conn.
 func (c *Conn) Write(head, payload []byte) error {
+	err := c.write(head, payload)
+	if errors.Is(err, websocket.ErrCloseSent) && !c.closed.Load() {
+		// The library has told a peer that it broke RFC 6455. Its reader knows more, and is about to end the connection;
+		// were this an error, the writer would, and the peer might never read why.
+		return c.cork.Flush()
+	}
+	return err
+}
+
+func (c *Conn) write(head, payload []byte) error {
 	w, err := c.ws.NextWriter(websocket.BinaryMessage)
 	if err != nil {
 		return err
@@ -155,6 +169,7 @@ func (c *Conn) Close(code int, reason string) {
 		_ = c.cork.Conn.SetReadDeadline(time.Now().Add(closeTime + lingerTime))
 		_ = c.cork.Conn.SetWriteDeadline(time.Now().Add(closeTime))
 		err := c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(code, reason), time.Now().Add(closeTime))
+		c.closed.Store(err == nil)
 		if err == nil || errors.Is(err, websocket.ErrCloseSent) { // the library sends one itself when a frame is malformed
 			_ = c.cork.Flush() // the peer may be gone
 		}

@@ -62,6 +62,15 @@ func newDialer(cfg config.Config) (*ws.Dialer, error) {
 		}
 		d.TLS = &tls.Config{RootCAs: roots}
 	}
+	if g := cfg.Gateway; g.ClientCertFile != "" {
+		if _, err := clientCertificate(g); err != nil {
+			return nil, err
+		}
+		if d.TLS == nil {
+			d.TLS = &tls.Config{}
+		}
+		d.TLS.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return clientCertificate(g) }
+	}
 	if cfg.Gateway.Proxy != "" {
 		u, err := url.Parse(cfg.Gateway.Proxy)
 		if err != nil {
@@ -70,6 +79,15 @@ func newDialer(cfg config.Config) (*ws.Dialer, error) {
 		d.Proxy = http.ProxyURL(u)
 	}
 	return d, nil
+}
+
+// clientCertificate reads the files anew: such certificates may live for hours only.
+func clientCertificate(g config.Gateway) (*tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(g.ClientCertFile, g.ClientKeyFile)
+	if err != nil {
+		return nil, errs.Wrap(errs.KeyUnreadable, err, "gateway.client_cert_file and gateway.client_key_file")
+	}
+	return &pair, nil
 }
 
 // warnPlaintext says which endpoints are without TLS: the configuration has to ask for it, and nobody should overlook it.

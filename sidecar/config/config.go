@@ -41,6 +41,10 @@ type Gateway struct {
 	AllowPlaintext bool `koanf:"allow_plaintext" doc:"permit ws:// endpoints, over which the token and all bytes travel unencrypted; for development" example:"true"`
 	// CAFile is a PEM file of the authorities that may sign the gateway's certificate; empty: the system's.
 	CAFile string `koanf:"ca_file" doc:"PEM file of the authorities that may sign the gateway's certificate; empty: those of the system" example:"/etc/fairlead/ca.pem"`
+	// ClientCertFile is a PEM file of the certificate that the sidecar shows the gateway; empty: none.
+	ClientCertFile string `koanf:"client_cert_file" allowed:"together with client_key_file" doc:"PEM file of the certificate that is shown to the gateway, read again for each connection; empty: none" example:"/etc/fairlead/client.crt"`
+	// ClientKeyFile is a PEM file of its private key.
+	ClientKeyFile string `koanf:"client_key_file" allowed:"together with client_cert_file" doc:"PEM file of the client certificate's private key, read again for each connection" example:"/etc/fairlead/client.key"`
 	// TokenFile holds the token; it is read again for each attempt and when it changes. Empty: Token counts.
 	TokenFile string `koanf:"token_file" allowed:"not together with token" doc:"file that holds the token; read again for each attempt and when it changes; empty: see token" example:"/var/run/secrets/fairlead/token"`
 	// Token is the token itself; empty: TokenFile counts.

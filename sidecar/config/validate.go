@@ -39,6 +39,12 @@ func (g Gateway) validate(check *config.Check) {
 			check.Refuse(key, "given twice")
 		}
 	}
+	if g.ClientCertFile == "" && g.ClientKeyFile != "" {
+		check.Refuse("gateway.client_cert_file", "required, since gateway.client_key_file is set")
+	}
+	if g.ClientCertFile != "" && g.ClientKeyFile == "" {
+		check.Refuse("gateway.client_key_file", "required, since gateway.client_cert_file is set")
+	}
 	if g.Token != "" && g.TokenFile != "" {
 		check.Refuse("gateway.token", "allowed: either gateway.token or gateway.token_file, not both")
 	}
