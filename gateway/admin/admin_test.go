@@ -102,7 +102,7 @@ func TestRequestsAreReadStrictly(t *testing.T) {
 		{"PUT", "/api/backends/git/breaker", `{"mode":"open"} {}`, `something follows the JSON object`},
 		{"PUT", "/api/backends/git/breaker", `{"mode":"open"`, `not valid JSON`},
 		{"PUT", "/api/backends/git/breaker", "{\"mode\":\"\xff\"}", `not UTF-8`},
-		{"PUT", "/api/backends/git/breaker", strings.Repeat("x", 1<<20), `the body is over 4096 bytes`},
+		{"PUT", "/api/backends/git/breaker", strings.Repeat("x", 4097), `the body is over 4096 bytes`},
 		{"PUT", "/api/backends/git/breaker?force=1", "open", `there is no "force" here; nothing is allowed`},
 		{"POST", "/api/revocations", `{}`, `at least one of token_id, subject, tenant is needed`},
 		{"POST", "/api/revocations", `{"token_id":""}`, `at least one of`},
