@@ -74,7 +74,9 @@ func TestReloadsAreCoalescedAndDelayNoStop(t *testing.T) {
 				}
 			}})
 		require.NoError(t, err)
-		for range 5 {
+		source <- syscall.SIGHUP
+		synctest.Wait() // the first reload is running, or one of the next four would be it
+		for range 4 {
 			source <- syscall.SIGHUP
 		}
 		next <- struct{}{}
