@@ -36,14 +36,30 @@ func Load[T Validator](defaults T, in Input) (*Loaded[T], error) {
 	if err != nil {
 		return nil, err
 	}
-	l := newLoader(root, defaults)
+	loaded, err := load[T](newLoader(root, defaults), in)
+	if loaded == nil {
+		return nil, err
+	}
+	// Which profile counts is known only now that all layers are read; its values belong below them, and decide what is
+	// wrong.
+	if p := profileOf(loaded.Config); p != nil {
+		loaded, err = load[T](newProfileLoader(root, defaults, p), in)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return loaded, nil
+}
+
+// load reads the layers over l's defaults. Together with problems it returns what they leave.
+func load[T Validator](l *loader, in Input) (*Loaded[T], error) {
 	environ := environOr(in.Environ)
 	file := in.Flags.file(environ)
 	if err := l.file(file); err != nil {
 		return nil, err
 	}
 	for _, a := range environment(environ) {
-		if !a.serviceLink(root) {
+		if !a.serviceLink(l.root) {
 			l.assign(a)
 		}
 	}
@@ -56,10 +72,7 @@ func Load[T Validator](defaults T, in Input) (*Loaded[T], error) {
 		return nil, err
 	}
 	l.addProblems(config.Validate(), tree)
-	if err := l.problems.err(); err != nil {
-		return nil, err
-	}
-	return &Loaded[T]{config, l.sources(tree), file}, nil
+	return &Loaded[T]{config, l.sources(tree), file}, l.problems.err()
 }
 
 // loader holds the layers read so far.
@@ -73,6 +86,15 @@ type loader struct {
 func newLoader(root *field, defaults any) *loader {
 	l := &loader{root: root, ko: koanf.New(koanfDelimiter), origins: map[string]string{}}
 	l.layer(root.treeOf(reflect.ValueOf(defaults)))
+	return l
+}
+
+// newProfileLoader begins with a profile's defaults. They are the source of what they change.
+func newProfileLoader[T Validator](root *field, defaults T, p *Profile[T]) *loader {
+	l := newLoader(root, p.Defaults)
+	for _, key := range Diff(defaults, p.Defaults) {
+		l.origins[key] = "profile " + p.Name
+	}
 	return l
 }
 

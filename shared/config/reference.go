@@ -108,6 +108,10 @@ file (` + "`--config`" + `, or the environment variable ` + "`FAIRLEAD_CONFIG`" 
 
 // WriteReference writes the reference of all keys as a Markdown page.
 func WriteReference[T Validator](w io.Writer, title string, defaults T) error {
+	root, err := schemaOf[T]()
+	if err != nil {
+		return err
+	}
 	keys, err := Keys(defaults)
 	if err != nil {
 		return err
@@ -116,6 +120,7 @@ func WriteReference[T Validator](w io.Writer, title string, defaults T) error {
 	fmt.Fprintf(&b, "# %s\n\n", title)
 	b.WriteString("This page is generated from the code by `config reference`. Do not edit it.\n\n")
 	b.WriteString(referenceIntro)
+	writeProfiles(&b, root, defaults)
 	section := ""
 	for _, k := range keys {
 		if head := topLevel(k); head != section || section == "" {

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -217,7 +218,11 @@ func (f *field) choices(lead string) string {
 	if len(f.enum) == 0 {
 		return ""
 	}
-	return lead + orList(f.enum)
+	names := slices.Clone(f.enum)
+	if i := slices.Index(names, ""); i >= 0 {
+		names = append(slices.Delete(names, i, i+1), `""`)
+	}
+	return lead + orList(names)
 }
 
 func (f *field) limits(format func(int64) string) string {

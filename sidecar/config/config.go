@@ -11,8 +11,10 @@ import (
 // Config is everything that can be configured about a sidecar. Default gives usable values for all but
 // gateway.endpoints, the token, and listeners.
 type Config struct {
-	// Profile is a named set of defaults for a kind of network; empty is the only one in this version.
-	Profile string `koanf:"profile" allowed:"only empty in this version" doc:"named set of defaults for a kind of network; empty: the defaults of this page"`
+	// Profile is a named set of defaults for a kind of network; empty: none.
+	Profile string `koanf:"profile" enum:"|stable|unstable|low-bandwidth" doc:"named set of defaults for a kind of network, see Profiles; empty: the defaults of this page" example:"unstable"`
+	// StateFile is where what was learned survives a restart; empty: nothing is remembered.
+	StateFile string `koanf:"state_file" allowed:"a path in a directory that can be written" doc:"file in which what was learned about endpoints (which one works, affinity cookies, heartbeat) survives a restart; empty: nothing is remembered" example:"/var/lib/fairlead/learned.json"`
 	// Gateway is where tunnels go and as whom.
 	Gateway Gateway `koanf:"gateway" doc:"The gateway: where tunnels go, and as whom."`
 	// Tunnels is the size of the pool.
@@ -21,6 +23,8 @@ type Config struct {
 	Reconnect Reconnect `koanf:"reconnect" doc:"What happens when a WebSocket is lost: attempts with exponential backoff and full jitter."`
 	// Queue is where connections wait while no tunnel is up.
 	Queue Queue `koanf:"queue" doc:"Where connections wait while no tunnel is up."`
+	// Spool is where the bytes of listeners with delivery: spool are kept until they are delivered.
+	Spool Spool `koanf:"spool" doc:"Where the bytes of listeners with \"delivery: spool\" are kept until they are delivered."`
 	// Listeners are the local addresses that applications connect to; without any, only the commands other than run are of use.
 	Listeners []Listener `koanf:"listeners" doc:"The local addresses that applications connect to, and the route that each leads to."`
 	// Tunnel is the limits of one tunnel.
@@ -51,6 +55,12 @@ type Gateway struct {
 	Token logging.Secret `koanf:"token" allowed:"not together with token_file" doc:"the token itself; a file is better, since a file can be renewed; empty: see token_file" example:"eyJhbGciOi..."`
 	// Proxy is the egress proxy's URL; empty: HTTPS_PROXY and NO_PROXY of the environment.
 	Proxy string `koanf:"proxy" secret:"url" allowed:"a URL that begins with http:// or https://" doc:"egress proxy, with name and password if it wants them; empty: HTTPS_PROXY and NO_PROXY of the environment" example:"http://proxy.internal:3128"`
+	// Weights spread new tunnels over the endpoints; empty: the first one that works.
+	Weights []string `koanf:"weights" allowed:"a whole number from 0 to 1000 for each endpoint, in their order" doc:"shares of the endpoints in new tunnels, one number for each endpoint; 0: only when no other works; empty: endpoints are used in their order" example:"3,1"`
+	// Failback is how long an endpoint that comes before the one in use must have been healthy for tunnels to return to it.
+	Failback time.Duration `koanf:"failback" min:"1s" max:"24h" doc:"how long a preferred endpoint must have been healthy before tunnels return to it" example:"5m"`
+	// Probe is how often endpoints that no tunnel uses are looked at; 0 never.
+	Probe time.Duration `koanf:"probe" max:"1h" doc:"how often endpoints without a tunnel are looked at; 0s: never, and tunnels do not return to a preferred endpoint" example:"1m"`
 	// ConnectTimeout bounds each attempt, from the name's resolution to the end of the upgrade.
 	ConnectTimeout time.Duration `koanf:"connect_timeout" min:"100ms" max:"5m" doc:"bound of one attempt to connect, from resolving the name to the end of the upgrade" example:"20s"`
 }
@@ -71,6 +81,8 @@ type Reconnect struct {
 	Cap time.Duration `koanf:"cap" min:"1ms" max:"1h" allowed:"at least base" doc:"largest upper bound of a delay" example:"1m"`
 	// MaxAttempts is how many failed attempts in a row end in the state failed; 0 never gives up.
 	MaxAttempts int `koanf:"max_attempts" doc:"failed attempts in a row after which the sidecar gives up; 0: never" example:"0"`
+	// Exit is whether the process ends, with code 4, when reconnecting was given up.
+	Exit bool `koanf:"exit" doc:"whether the process ends, with code 4, once it has given up" example:"true"`
 	// Enabled is whether lost tunnels reconnect at all; false is for debugging.
 	Enabled bool `koanf:"enabled" doc:"whether lost tunnels reconnect; false is for debugging" example:"false"`
 }
@@ -81,6 +93,34 @@ type Queue struct {
 	Size int `koanf:"size" min:"1" max:"100000" doc:"connections that may wait; one more is refused" example:"500"`
 	// Wait is how long each may wait; 0 does not wait at all.
 	Wait time.Duration `koanf:"wait" doc:"how long a connection may wait; 0s: not at all" example:"1m"`
+	// Pressure is how full the queue is, in per cent, when listeners of low priority begin to accept slowly.
+	Pressure int `koanf:"pressure" min:"1" max:"100" doc:"how full the queue is, in per cent, when back-pressure begins: it is said, and listeners of low priority accept slowly" example:"50"`
+	// EarlyBytes is how much of what a waiting connection has sent already is kept, for each connection.
+	EarlyBytes config.Bytes `koanf:"early_bytes" max:"1MiB" doc:"how much is read and kept of what a waiting connection sends; the rest waits in the kernel" example:"256KiB"`
+	// Release is how many waiting connections are let through a second once a tunnel is up; 0 does not pace.
+	Release int `koanf:"release" max:"100000" doc:"waiting connections that are opened a second once a tunnel is up again; 0: all at once" example:"20"`
+}
+
+// Spool is where the bytes of listeners with delivery: spool are kept until they are delivered.
+type Spool struct {
+	// Dir is the directory of the spool; required with a listener that spools.
+	Dir string `koanf:"dir" allowed:"an absolute path; required by listeners with delivery: spool" doc:"directory that the bytes are kept in; one sidecar only may use it at a time" example:"/var/lib/fairlead/spool"`
+	// Size bounds what the directory holds.
+	Size config.Bytes `koanf:"size" min:"1MiB" doc:"bound of what the directory holds" example:"10GiB"`
+	// Full is what happens at that bound: refuse or drop-oldest.
+	Full string `koanf:"full" enum:"refuse|drop-oldest" doc:"what happens at that bound; refuse: new connections are refused and open ones wait; drop-oldest: the oldest bytes of the lowest priority are dropped, and counted" example:"drop-oldest"`
+	// Fsync is when bytes are made durable: always, interval or never.
+	Fsync string `koanf:"fsync" enum:"always|interval|never" doc:"when bytes are made durable; always: before they are acknowledged; interval: once a second, and before the end of a connection is acknowledged; never: when the system likes to" example:"interval"`
+	// KeyFile holds the key that encrypts the files; empty: they are not encrypted.
+	KeyFile string `koanf:"key_file" allowed:"a file of 32 bytes, raw or in base64" doc:"file of the key that encrypts what is kept, with AES-256-GCM; empty: it is not encrypted" example:"/etc/fairlead/spool.key"`
+	// OldKeyFiles hold keys that read what was written before the key was changed.
+	OldKeyFiles []string `koanf:"old_key_files" doc:"files of keys that were in use before, to read what they encrypted" example:"/etc/fairlead/spool.old.key"`
+	// Resume is where the delivery of a connection goes on that was interrupted: offset, line or start.
+	Resume string `koanf:"resume" enum:"offset|line|start" doc:"where an interrupted delivery goes on; offset: a little before the first byte that is not known to have arrived; line: at the beginning of that line; start: with the whole connection again" example:"line"`
+	// Overlap is how much is sent again before that place.
+	Overlap config.Bytes `koanf:"overlap" max:"1GiB" doc:"how much is sent again when an interrupted delivery goes on, since what has left the gateway need not have arrived" example:"16MiB"`
+	// Streams is how many connections are delivered at once.
+	Streams int `koanf:"streams" min:"1" max:"1000" doc:"connections that are delivered at once" example:"16"`
 }
 
 // Listener is a local address that applications connect to.
@@ -93,15 +133,22 @@ type Listener struct {
 	Route string `koanf:"route" allowed:"a name" doc:"route to ask the gateway for" example:"git"`
 	// Priority orders the queue and the bytes on a tunnel: high, normal or low.
 	Priority string `koanf:"priority" enum:"high|normal|low" doc:"who goes first in the queue and on a tunnel: high for interactive use, low for background work" example:"high"`
-	// Delivery is how bytes are delivered; "stream" is the only way in this version.
-	Delivery string `koanf:"delivery" allowed:"only stream in this version" doc:"how bytes are delivered; stream: as they come" example:"stream"`
+	// Delivery is how bytes are delivered: stream or spool.
+	Delivery string `koanf:"delivery" enum:"stream|spool" doc:"how bytes are delivered; stream: as they come, both ways; spool: one way, kept on disk until they are delivered, see spool" example:"spool"`
+	// Compression is whether a stream's bytes are compressed in the tunnel: auto, on or off.
+	Compression string `koanf:"compression" enum:"auto|on|off" doc:"whether the bytes are compressed in the tunnel, where they shrink and the path is slow; auto: unless the route is passthrough, whose SSH is encrypted already" example:"off"`
 }
 
 // SetDefaults sets what a listener that does not say otherwise has.
-func (l *Listener) SetDefaults() { *l = Listener{Priority: "normal", Delivery: DeliveryStream} }
+func (l *Listener) SetDefaults() {
+	*l = Listener{Priority: "normal", Delivery: DeliveryStream, Compression: "auto"}
+}
 
-// DeliveryStream delivers bytes as they come.
-const DeliveryStream = "stream"
+// How bytes are delivered.
+const (
+	DeliveryStream = "stream" // as they come
+	DeliverySpool  = "spool"  // one way, kept on disk until they are delivered
+)
 
 // Admin is the admin API.
 type Admin struct {
@@ -111,20 +158,25 @@ type Admin struct {
 
 // Shutdown is how the sidecar stops.
 type Shutdown struct {
-	// Drain is how long open connections are served after the signal to stop; 0 closes them at once.
-	Drain time.Duration `koanf:"drain" doc:"how long open connections are served after the signal to stop; 0s: they are closed at once" example:"25s"`
+	// Drain is how long connections are served after the signal to stop; 0 closes them at once.
+	Drain time.Duration `koanf:"drain" doc:"how long connections, also new ones, are served after the signal to stop, and the spool is delivered; 0s: they are closed at once" example:"25s"`
+	// PodDrain is Drain in a Kubernetes pod, where the application may take as long as its pod is given; 0 is no bound.
+	PodDrain time.Duration `koanf:"pod_drain" doc:"the same in a Kubernetes pod, whose own grace period is the bound (terminationGracePeriodSeconds); 0s: drain counts there too" example:"15m"`
+	// Quiet is how long there must have been no connection for the application to count as gone.
+	Quiet time.Duration `koanf:"quiet" max:"5m" doc:"how long there must have been no connection, after the signal to stop, for the application to count as gone" example:"5s"`
 }
 
 // Default is the configuration before anything is set.
 func Default() Config {
 	return Config{
-		Gateway:   Gateway{ConnectTimeout: 10 * time.Second},
+		Gateway:   Gateway{ConnectTimeout: 10 * time.Second, Failback: time.Minute, Probe: 15 * time.Second},
 		Tunnels:   Tunnels{Min: 1, Max: 4},
 		Reconnect: Reconnect{Base: 200 * time.Millisecond, Cap: 30 * time.Second, MaxAttempts: 10, Enabled: true},
-		Queue:     Queue{Size: 100, Wait: 30 * time.Second},
+		Queue:     Queue{Size: 100, Wait: 30 * time.Second, Pressure: 80, EarlyBytes: 64 * config.KiB, Release: 100},
+		Spool:     Spool{Size: config.GiB, Full: "refuse", Fsync: "always", Resume: "offset", Overlap: 4 * config.MiB, Streams: 4},
 		Tunnel:    config.DefaultLink(),
 		Admin:     Admin{Listen: "127.0.0.1:9901"},
-		Shutdown:  Shutdown{Drain: 10 * time.Second},
+		Shutdown:  Shutdown{Drain: 10 * time.Second, PodDrain: time.Hour, Quiet: 2 * time.Second},
 		Log:       config.DefaultLog(),
 	}
 }

@@ -2,7 +2,9 @@ package config
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strconv"
 
 	"fairlead/shared/config"
 )
@@ -10,9 +12,6 @@ import (
 // Validate returns everything that is wrong and that the struct's tags cannot say.
 func (c Config) Validate() []config.Problem {
 	var check config.Check
-	if c.Profile != "" {
-		check.Unavailable("profile", `"" (no profile)`)
-	}
 	c.Gateway.validate(&check)
 	if c.Tunnels.Max < c.Tunnels.Min {
 		check.Refuse("tunnels.max", "allowed: at least tunnels.min, which is %d", c.Tunnels.Min)
@@ -21,6 +20,10 @@ func (c Config) Validate() []config.Problem {
 		check.Refuse("reconnect.cap", "allowed: at least reconnect.base, which is %s", config.FormatDuration(c.Reconnect.Base))
 	}
 	validateListeners(&check, c.Listeners)
+	c.Spool.validate(&check, c.Listeners)
+	if c.StateFile != "" && !filepath.IsAbs(c.StateFile) {
+		check.Refuse("state_file", "allowed: an absolute path")
+	}
 	c.Tunnel.Validate(&check, "tunnel")
 	if c.Admin.Listen != "" {
 		check.Listen("admin.listen", c.Admin.Listen, false)
@@ -39,6 +42,7 @@ func (g Gateway) validate(check *config.Check) {
 			check.Refuse(key, "given twice")
 		}
 	}
+	g.validateWeights(check)
 	if g.ClientCertFile == "" && g.ClientKeyFile != "" {
 		check.Refuse("gateway.client_cert_file", "required, since gateway.client_key_file is set")
 	}
@@ -50,6 +54,42 @@ func (g Gateway) validate(check *config.Check) {
 	}
 	if g.Proxy != "" {
 		check.URL("gateway.proxy", g.Proxy, "http", "https")
+	}
+}
+
+// validateWeights wants one number for each endpoint, of which one at least is above 0.
+func (g Gateway) validateWeights(check *config.Check) {
+	if len(g.Weights) == 0 {
+		return
+	}
+	if len(g.Weights) != len(g.Endpoints) {
+		check.Refuse("gateway.weights", "%d numbers for %d endpoints; allowed: one for each, in their order", len(g.Weights), len(g.Endpoints))
+	}
+	sum := 0
+	for i, w := range g.Weights {
+		n, err := strconv.Atoi(w)
+		if err != nil || n < 0 || n > maxWeight {
+			check.Refuse(config.At("gateway.weights", i), "allowed: a whole number from 0 to %d", maxWeight)
+			return
+		}
+		sum += n
+	}
+	if sum == 0 {
+		check.Refuse("gateway.weights", "allowed: at least one number above 0")
+	}
+}
+
+const maxWeight = 1000
+
+func (s Spool) validate(check *config.Check, listeners []Listener) {
+	switch {
+	case s.Dir != "" && !filepath.IsAbs(s.Dir):
+		check.Refuse("spool.dir", "allowed: an absolute path")
+	case s.Dir == "" && slices.ContainsFunc(listeners, func(l Listener) bool { return l.Delivery == DeliverySpool }):
+		check.Refuse("spool.dir", "required, since a listener has delivery: spool")
+	}
+	if s.KeyFile == "" && len(s.OldKeyFiles) > 0 {
+		check.Refuse("spool.key_file", "required, since spool.old_key_files is set")
 	}
 }
 
@@ -74,13 +114,6 @@ func validateListeners(check *config.Check, listeners []Listener) {
 		unique(check, names, key+".name", l.Name, i)
 		if !takesAnyPort(l.Listen) {
 			unique(check, addresses, key+".listen", l.Listen, i)
-		}
-		switch l.Delivery {
-		case DeliveryStream:
-		case "spool":
-			check.Unavailable(key+".delivery", DeliveryStream)
-		default:
-			check.Refuse(key+".delivery", "allowed: %s", DeliveryStream)
 		}
 	}
 }
