@@ -16,6 +16,7 @@ import (
 	"fairlead/bench/load"
 	"fairlead/bench/matrix"
 	"fairlead/bench/peers"
+	"fairlead/bench/profiles"
 	"fairlead/shared/errs"
 )
 
@@ -23,7 +24,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	root := &cobra.Command{Use: "bench", Short: "Demonstrate and measure fairlead", SilenceUsage: true, SilenceErrors: true}
 	root.AddCommand(demo.Command(), compare.Command(compare.WithTunnels(load.OpenTunnels)), matrix.Command(),
-		chaos.Command(), peers.RelayCommand(), load.ClientCommand(), load.ServerCommand())
+		chaos.Command(), profiles.Command(), peers.RelayCommand(), load.ClientCommand(), load.ServerCommand())
 	err := root.ExecuteContext(ctx)
 	stop()
 	if err != nil {
