@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"fairlead/gateway/admin/ui"
+	"fairlead/shared/webui"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -36,14 +37,16 @@ func ask(method, path string, header ...string) *http.Response {
 // files calls with each of the static files, by its path below static.
 func files(t *testing.T, with func(name, text string)) {
 	t.Helper()
-	require.NoError(t, fs.WalkDir(os.DirFS("static"), ".", func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
+	for _, from := range []fs.FS{os.DirFS("."), webui.Files()} {
+		require.NoError(t, fs.WalkDir(from, "static", func(name string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			raw, err := fs.ReadFile(from, name)
+			with(strings.TrimPrefix(name, "static/"), string(raw))
 			return err
-		}
-		raw, err := os.ReadFile(filepath.Join("static", name))
-		with(name, string(raw))
-		return err
-	}))
+		}))
+	}
 }
 
 func TestFilesAreServed(t *testing.T) {
@@ -58,7 +61,7 @@ func TestFilesAreServed(t *testing.T) {
 		assert.Equal(t, 200, resp.StatusCode, path)
 		assert.EqualValues(t, len(text), resp.ContentLength, path)
 		assert.Equal(t, kinds[filepath.Ext(name)], resp.Header.Get("Content-Type"), path)
-		assert.Equal(t, ui.Policy, resp.Header.Get("Content-Security-Policy"), path)
+		assert.Equal(t, webui.Policy, resp.Header.Get("Content-Security-Policy"), path)
 		assert.Equal(t, "nosniff", resp.Header.Get("X-Content-Type-Options"), path)
 		assert.Equal(t, "no-cache", resp.Header.Get("Cache-Control"), path)
 		again := ask("GET", path, "If-None-Match", resp.Header.Get("ETag"))
@@ -85,12 +88,12 @@ func TestThePageIsSmall(t *testing.T) {
 }
 
 func TestVendoredFilesAreAsPublished(t *testing.T) {
-	readme, err := os.ReadFile("static/vendor/README.md")
+	readme, err := os.ReadFile("../../../shared/webui/static/vendor/README.md")
 	require.NoError(t, err)
 	rows := regexp.MustCompile("(?m)^\\| (\\S+) \\| npm `uplot` (\\S+), .*`([0-9a-f]{64})` \\|$").FindAllStringSubmatch(string(readme), -1)
 	require.Len(t, rows, 2)
 	for _, row := range rows {
-		raw, err := os.ReadFile("static/vendor/" + row[1])
+		raw, err := os.ReadFile("../../../shared/webui/static/vendor/" + row[1])
 		require.NoError(t, err)
 		assert.Equal(t, row[3], fmt.Sprintf("%x", sha256.Sum256(raw)), row[1])
 		if strings.HasSuffix(row[1], ".js") {
@@ -122,7 +125,7 @@ func TestNothingInlineAndNothingFromElsewhere(t *testing.T) {
 
 // Text is readable in both schemes: WCAG 2 asks for a contrast of 4.5.
 func TestContrast(t *testing.T) {
-	raw, err := os.ReadFile("static/page.css")
+	raw, err := os.ReadFile("../../../shared/webui/static/page.css")
 	require.NoError(t, err)
 	schemes := regexp.MustCompile(`(?s):root \{(.*?)\}`).FindAllStringSubmatch(string(raw), -1)
 	require.Len(t, schemes, 2)

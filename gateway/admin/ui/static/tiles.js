@@ -1,8 +1,6 @@
-// The row of totals, each with the course of the last 15 minutes.
-import { attribute, el, set, svg } from './dom.js';
+// The row of totals.
 import { bytes, count, ms, num, percent, perSecond, rate } from './format.js';
-
-const width = 100, height = 22;
+import { Row, mean } from './row.js';
 
 // Each tile: its title, what it shows of (live, points), the detail below, the course, and how bad it is.
 const tiles = [
@@ -30,12 +28,6 @@ function add(a, b) { return num(a) === undefined && num(b) === undefined ? undef
 
 function total(points, field) { return points.length ? points.reduce((sum, p) => sum + (num(p[field]) || 0), 0) : undefined; }
 
-// mean is over the last n points that have the figure: a single interval jumps too much to be read.
-function mean(points, field, n) {
-  const values = points.slice(-n).map((p) => num(p[field])).filter((v) => v !== undefined);
-  return values.length ? values.reduce((a, b) => a + b) / values.length : undefined;
-}
-
 // errors is the share of the last minute's opens that were refused or failed.
 function errors(points) {
   const last = points.slice(-30);
@@ -43,56 +35,8 @@ function errors(points) {
   return opens > 0 ? Math.min(1, (total(last, 'refused') + total(last, 'failed')) / opens) : opens === undefined ? undefined : 0;
 }
 
-export class Tiles {
-  constructor(parent) {
-    this.tiles = tiles.map((tile) => {
-      const value = el('strong', { id: `tile-${tile.id}`, text: '–' });
-      const detail = el('span', { class: 'muted' });
-      const area = svg('path', { class: 'area' }), line = svg('path', { class: 'line' });
-      const spark = svg('svg', { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: 'none', 'aria-hidden': 'true', class: tile.danger ? 'spark danger' : 'spark' }, area, line);
-      const node = el('div', { class: 'tile', role: 'group', 'aria-label': tile.title }, el('h3', { text: tile.title }), value, detail, spark);
-      parent.append(node);
-      return { ...tile, node, value, detail, area, line, show: tile.value, below: tile.detail };
-    });
-  }
+export class Tiles extends Row {
+  constructor(parent) { super(parent, tiles); }
 
-  update(model) {
-    const { live, points } = model;
-    if (!live) return;
-    for (const t of this.tiles) {
-      set(t.value, t.show(live, points));
-      set(t.detail, t.below(live, points), t.below(live, points));
-      attribute(t.node, 'data-tone', t.tone?.(live, points));
-      const course = path(thin(points.map((p) => num(t.of(p))), 90), t.most);
-      attribute(t.line, 'd', course.line);
-      attribute(t.area, 'd', course.area);
-    }
-  }
-}
-
-// thin keeps the highest of each few values, so that a peak stays visible.
-function thin(values, most) {
-  const each = Math.ceil(values.length / most);
-  if (each <= 1) return values;
-  const out = [];
-  for (let i = 0; i < values.length; i += each) {
-    const some = values.slice(i, i + each).filter((v) => v !== undefined);
-    out.push(some.length ? Math.max(...some) : undefined);
-  }
-  return out;
-}
-
-function path(values, most) {
-  const top = most || Math.max(...values.filter((v) => v !== undefined), 0) || 1;
-  const at = (v, i) => `${((i / Math.max(1, values.length - 1)) * width).toFixed(1)} ${(height - 1.5 - (v / top) * (height - 3)).toFixed(1)}`;
-  let line = '', area = '', begin = -1;
-  values.forEach((v, i) => {
-    if (v === undefined) { begin = -1; return; }
-    line += `${begin < 0 ? 'M' : 'L'}${at(v, i)}`;
-    if (begin < 0) begin = i;
-    if (i === values.length - 1 || values[i + 1] === undefined) {
-      area += `M${at(0, begin)}${values.slice(begin, i + 1).map((x, j) => `L${at(x, begin + j)}`).join('')}L${at(0, i)}Z`;
-    }
-  });
-  return { line, area };
+  update(model) { if (model.live) this.draw(model.live, model.points); }
 }
