@@ -9,8 +9,8 @@ import (
 	"net"
 	"strings"
 	"sync/atomic"
+	"time"
 
-	"fairlead/shared/adminapi"
 	sharedconfig "fairlead/shared/config"
 	"fairlead/shared/errs"
 	"fairlead/shared/lifecycle"
@@ -42,7 +42,9 @@ type App struct {
 	pool      *tunnel.Pool
 	queue     *queue.Queue
 	listeners []*listener.Listener
-	admin     *adminapi.Server
+	admin     *admin.Server
+	opts      Options
+	started   time.Time
 	quit      context.CancelCauseFunc
 	asked     context.Context // ends when the API asks to stop
 	draining  chan struct{}
@@ -52,7 +54,7 @@ type App struct {
 
 // New builds a sidecar. Everything it listens on is bound when New returns.
 func New(cfg config.Config, opts Options) (_ *App, err error) {
-	a := &App{cfg: cfg, log: opts.Logger, setLevel: opts.SetLevel, draining: make(chan struct{})}
+	a := &App{cfg: cfg, log: opts.Logger, opts: opts, started: time.Now().UTC(), setLevel: opts.SetLevel, draining: make(chan struct{})}
 	a.asked, a.quit = context.WithCancelCause(context.Background())
 	if a.stack, err = lifecycle.NewStack(lifecycle.StackConfig{Log: opts.Logger}); err != nil {
 		return nil, err
@@ -100,7 +102,7 @@ func (a *App) newAdmin(opts Options) (err error) {
 			return errs.New(errs.BadRequest, "the log level of this process cannot be changed")
 		}
 	}
-	a.admin, err = admin.New(admin.Config{Listen: a.cfg.Admin.Listen, Ready: a.ready, Status: func() any { return a.Status() },
+	a.admin, err = admin.New(admin.Config{Listen: a.cfg.Admin.Listen, Ready: a.ready, Status: a.Status,
 		Reconnect: a.pool.Reconnect, Drain: a.drain, Quit: func() { a.quit(errQuit) }, SetLevel: setLevel, Logger: a.log,
 		Metrics: func(w io.Writer) error { _, err := a.metrics.WriteTo(w); return err }})
 	if err == nil {

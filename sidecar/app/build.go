@@ -15,7 +15,6 @@ import (
 	"fairlead/shared/logging"
 	"fairlead/shared/ws"
 	"fairlead/sidecar/config"
-	"fairlead/sidecar/listener"
 	"fairlead/sidecar/tunnel"
 )
 
@@ -177,49 +176,4 @@ func (t *tokenSource) watch(ctx context.Context, renew func(string)) error {
 			renew(token)
 		}
 	}
-}
-
-// Status is what GET /api/status answers.
-type Status struct {
-	tunnel.Status
-	Queue     QueueStatus       `json:"queue"`
-	Listeners []listener.Status `json:"listeners"`
-	Quality   string            `json:"quality"`
-}
-
-// QueueStatus is the queue's part of Status.
-type QueueStatus struct {
-	Length int `json:"length"`
-	Size   int `json:"size"`
-}
-
-// Status describes the sidecar.
-func (a *App) Status() Status {
-	st := Status{Status: a.pool.Status(), Queue: QueueStatus{a.queue.Len(), a.queue.Size()}, Listeners: []listener.Status{}}
-	for _, l := range a.listeners {
-		st.Listeners = append(st.Listeners, l.Status())
-	}
-	st.Quality = quality(st.Status)
-	return st
-}
-
-// quality grades the path by the least round trip of a connected tunnel, in milliseconds.
-func quality(st tunnel.Status) string {
-	rtt, found := 0.0, false
-	for _, t := range st.Tunnels {
-		if t.State == tunnel.Connected && (!found || t.RTT < rtt) {
-			rtt, found = t.RTT, true
-		}
-	}
-	switch {
-	case !found:
-		return "none"
-	case rtt < 50:
-		return "excellent"
-	case rtt < 150:
-		return "good"
-	case rtt < 400:
-		return "fair"
-	}
-	return "poor"
 }
