@@ -87,8 +87,11 @@ func (p *process) kill() {
 }
 
 // terminate asks the process to end, and kills it when it has not within the grace.
-func (p *process) terminate(grace time.Duration) {
-	if p.signal(syscall.SIGTERM) == nil {
+func (p *process) terminate(grace time.Duration) { p.endWith(syscall.SIGTERM, grace) }
+
+// endWith is terminate with another signal than SIGTERM.
+func (p *process) endWith(sig syscall.Signal, grace time.Duration) {
+	if p.signal(sig) == nil {
 		timer := time.NewTimer(grace)
 		defer timer.Stop()
 		select {

@@ -44,6 +44,23 @@ func parseStat(line string) (pid int, state string, parent int, ok bool) {
 	return pid, fields[0], parent, err == nil
 }
 
+// catches reports whether a process handles a signal now, as Linux's /proc tells.
+func catches(pid int, sig syscall.Signal) bool {
+	raw, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	if err != nil {
+		return false
+	}
+	return masked(string(raw), "SigCgt:", sig) && !masked(string(raw), "SigBlk:", sig)
+}
+
+// masked reports whether a signal is in one of the masks of /proc/<pid>/status, which are hexadecimal.
+func masked(status, mask string, sig syscall.Signal) bool {
+	_, rest, _ := strings.Cut(status, mask)
+	line, _, _ := strings.Cut(rest, "\n")
+	bits, err := strconv.ParseUint(strings.TrimSpace(line), 16, 64)
+	return err == nil && bits&(1<<(uint(sig)-1)) != 0
+}
+
 // killTree kills a process, its process group and all descendants. sshd puts each connection into a session of its own,
 // which a signal to the group does not reach. The tree is stopped from the top before it is killed, so that nothing
 // forks while it is being listed.

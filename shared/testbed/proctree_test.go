@@ -3,6 +3,7 @@ package testbed
 import (
 	"os"
 	"os/exec"
+	"syscall"
 	"testing"
 	"time"
 
@@ -56,4 +57,14 @@ func TestServerThatEndsSaysWhy(t *testing.T) {
 	p.kill()
 	_, err = startProcess(t.TempDir()+"/log", "/no/such/program")
 	require.Error(t, err)
+}
+
+func TestMasksOfSignals(t *testing.T) {
+	status := "SigBlk:\t0000000000000000\nSigIgn:\t0000000000001000\nSigCgt:\t0000000000010801\n"
+	assert.True(t, masked(status, "SigCgt:", syscall.SIGHUP))
+	assert.True(t, masked(status, "SigCgt:", syscall.SIGUSR2))
+	assert.False(t, masked(status, "SigCgt:", syscall.SIGPIPE))
+	assert.False(t, masked(status, "SigBlk:", syscall.SIGHUP))
+	assert.False(t, masked("", "SigCgt:", syscall.SIGHUP))
+	assert.False(t, catches(os.Getpid(), syscall.SIGKILL))
 }

@@ -51,6 +51,51 @@ func NewRedis(tb TB) *Redis {
 	return r
 }
 
+// NewNginx starts nginx as an ingress until the test ends. Its log is shown when the test fails.
+func NewNginx(tb TB, cfg IngressConfig) *Ingress {
+	tb.Helper()
+	return newIngress(tb, StartNginx, cfg)
+}
+
+// NewHAProxy starts HAProxy as an ingress until the test ends. Its log is shown when the test fails.
+func NewHAProxy(tb TB, cfg IngressConfig) *Ingress {
+	tb.Helper()
+	return newIngress(tb, StartHAProxy, cfg)
+}
+
+func newIngress(tb TB, start func(context.Context, IngressConfig) (*Ingress, error), cfg IngressConfig) *Ingress {
+	tb.Helper()
+	if cfg.Dir == "" {
+		cfg.Dir = tb.TempDir()
+	}
+	i, err := start(context.Background(), cfg)
+	must(tb, err)
+	tb.Cleanup(func() {
+		i.Stop()
+		if tb.Failed() {
+			tb.Logf("log of %s at %s:\n%s", i.dialect.name, i.Addr(), i.Log())
+		}
+	})
+	return i
+}
+
+// NewTinyproxy starts tinyproxy until the test ends. Its log is shown when the test fails.
+func NewTinyproxy(tb TB, cfg TinyproxyConfig) *Tinyproxy {
+	tb.Helper()
+	if cfg.Dir == "" {
+		cfg.Dir = tb.TempDir()
+	}
+	p, err := StartTinyproxy(context.Background(), cfg)
+	must(tb, err)
+	tb.Cleanup(func() {
+		p.Stop()
+		if tb.Failed() {
+			tb.Logf("log of tinyproxy at %s:\n%s", p.Addr(), p.Log())
+		}
+	})
+	return p
+}
+
 // NewTestIssuer makes an issuer whose files live until the test ends. algorithm is as in IssuerConfig.
 func NewTestIssuer(tb TB, algorithm string) *Issuer {
 	tb.Helper()
