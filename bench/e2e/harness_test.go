@@ -35,6 +35,7 @@ const (
 // world is a gateway, a sidecar and what is around them:
 //
 //	application → sidecar → proxy → gateway → backends
+//	application → sidecar → proxy → ingress → inner → gateway → backends
 //
 // The configurations are the test's to change until the program starts; a program that is started again takes them as
 // they are then.
@@ -48,7 +49,9 @@ type world struct {
 	tokenFile string           // the sidecar's
 	shows     *tls.Certificate // client certificate of clients other than the sidecar; nil: none
 	proxy     *fault.Proxy
-	ssh       *testbed.SSHD // nil without an option that needs it
+	ingress   *testbed.Ingress // between proxy and inner; nil without withIngress
+	inner     *fault.Proxy     // between ingress and gateway; nil without withIngress
+	ssh       *testbed.SSHD    // nil without an option that needs it
 	gateway   *gatewayNode
 	sidecar   *sidecarNode
 

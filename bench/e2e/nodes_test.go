@@ -56,13 +56,17 @@ func (s *sidecarNode) addr(t *testing.T, listener string) string {
 	return s.addresses[listener]
 }
 
-// startGateway starts a gateway with the configuration as it is, and lets the proxy lead to it.
+// startGateway starts a gateway with the configuration as it is, and lets the proxy before it lead to it.
 func (w *world) startGateway() {
 	w.t.Helper()
 	if w.processes {
 		w.gateway = w.gatewayProcess()
 	} else {
 		w.gateway = w.gatewayInside("gateway")
+	}
+	if w.inner != nil {
+		w.inner.SetTarget(w.gateway.address)
+		return
 	}
 	w.proxy.SetTarget(w.gateway.address)
 }
