@@ -13,6 +13,7 @@ import (
 
 	"fairlead/shared/errs"
 	"fairlead/shared/logging"
+	"fairlead/shared/notify"
 )
 
 // RevocationsConfig is what Revocations need.
@@ -50,9 +51,7 @@ type Revocations struct {
 	tenants map[string][]*Revocation // by Tenant
 	purged  time.Time
 
-	listening sync.Mutex
-	listeners map[int]func(Revocation)
-	next      int
+	listeners notify.List[Revocation]
 
 	saving  sync.Mutex // orders writes of the file
 	unsaved atomic.Bool
@@ -68,7 +67,7 @@ func NewRevocations(cfg RevocationsConfig) (*Revocations, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	r := &Revocations{cfg: cfg, byID: map[string]*Revocation{}, tokens: map[string][]*Revocation{}, subject: map[string][]*Revocation{},
-		tenants: map[string][]*Revocation{}, listeners: map[int]func(Revocation){}}
+		tenants: map[string][]*Revocation{}}
 	if err := r.load(); err != nil {
 		return nil, err
 	}
@@ -140,7 +139,7 @@ func (r *Revocations) Add(n Revocation) (Revocation, error) {
 	}
 	r.cfg.Logger.Info("tokens revoked", logging.FieldComponent, "auth", "revocation", n.ID, logging.FieldTenant, n.Tenant, logging.FieldSubject, n.Subject,
 		"token_id", n.TokenID, "issuer", n.Issuer, "by", n.By, "until", n.Until.UTC().Format(time.RFC3339), logging.FieldReason, n.Reason)
-	r.tell(n)
+	r.listeners.Tell(n)
 	return n, r.save()
 }
 
@@ -243,27 +242,4 @@ func (r *Revocations) List() []Revocation {
 // Subscribe has f called with each revocation that is added, in the goroutine that adds it: f must be quick and must not
 // call Add or Subscribe. A tunnel that is being admitted while a revocation is added can be missed by f: check it once
 // more after it can be found, or check all at intervals. cancel ends it; f may still run when it returns.
-func (r *Revocations) Subscribe(f func(Revocation)) (cancel func()) {
-	r.listening.Lock()
-	defer r.listening.Unlock()
-	id := r.next
-	r.next++
-	r.listeners[id] = f
-	return func() {
-		r.listening.Lock()
-		defer r.listening.Unlock()
-		delete(r.listeners, id)
-	}
-}
-
-func (r *Revocations) tell(n Revocation) {
-	r.listening.Lock()
-	all := make([]func(Revocation), 0, len(r.listeners))
-	for _, f := range r.listeners {
-		all = append(all, f)
-	}
-	r.listening.Unlock()
-	for _, f := range all {
-		f(n)
-	}
-}
+func (r *Revocations) Subscribe(f func(Revocation)) (cancel func()) { return r.listeners.Add(f) }

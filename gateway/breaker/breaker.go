@@ -17,6 +17,7 @@ import (
 	"github.com/VictoriaMetrics/metrics"
 
 	"fairlead/shared/errs"
+	"fairlead/shared/notify"
 )
 
 // State is what a circuit does with calls.
@@ -60,10 +61,10 @@ type Breaker struct {
 	metrics    *metrics.Set
 	events     *events
 
+	watchers notify.List[string] // told the backend whose circuit has changed
+
 	mu       sync.Mutex
 	circuits map[string]*circuit
-	watchers map[int]func(backend string)
-	watchID  int
 }
 
 // New makes a Breaker without circuits; each comes into being with the first call to its backend. The error is
@@ -83,7 +84,6 @@ func New(cfg Config) (*Breaker, error) {
 		log:        cfg.Logger,
 		metrics:    cfg.Metrics,
 		circuits:   make(map[string]*circuit),
-		watchers:   make(map[int]func(string)),
 	}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)

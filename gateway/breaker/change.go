@@ -99,30 +99,7 @@ func (b *Breaker) Forget(backend string) {
 
 // Watch has fn called after each change of a circuit, on the goroutine whose call caused it and with no lock held: fn must
 // be quick, and may call the Breaker. stop ends that.
-func (b *Breaker) Watch(fn func(backend string)) (stop func()) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.watchID++
-	id := b.watchID
-	b.watchers[id] = fn
-	return func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		delete(b.watchers, id)
-	}
-}
-
-func (b *Breaker) wake(backend string) {
-	b.mu.Lock()
-	watchers := make([]func(string), 0, len(b.watchers))
-	for _, fn := range b.watchers {
-		watchers = append(watchers, fn)
-	}
-	b.mu.Unlock()
-	for _, fn := range watchers {
-		fn(backend)
-	}
-}
+func (b *Breaker) Watch(fn func(backend string)) (stop func()) { return b.watchers.Add(fn) }
 
 // changedLocked remembers and tells a change; it returns true.
 func (c *circuit) changedLocked(from, to State, reason Reason, by string) bool {

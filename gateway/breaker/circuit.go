@@ -215,7 +215,7 @@ func (c *circuit) start(a *admission) error {
 	c.beginProbeLocked()
 	c.changedLocked(Open, HalfOpen, ReasonProbe, "")
 	c.mu.Unlock()
-	c.breaker.wake(c.backend)
+	c.breaker.watchers.Tell(c.backend)
 	return nil
 }
 
@@ -245,7 +245,7 @@ func (c *circuit) settle(err error, a admission) {
 	changed := c.settleLocked(err, outcomeOf(err), a)
 	c.mu.Unlock()
 	if changed {
-		c.breaker.wake(c.backend)
+		c.breaker.watchers.Tell(c.backend)
 	}
 }
 

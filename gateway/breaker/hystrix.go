@@ -92,7 +92,7 @@ func (c *circuit) setMode(mode Mode, by string) {
 	c.consecutive, c.asking, c.probing, c.again = 0, false, false, false
 	c.changedLocked(before, c.stateLocked(time.Now()), ReasonOperator, by)
 	c.mu.Unlock()
-	c.breaker.wake(c.backend)
+	c.breaker.watchers.Tell(c.backend)
 }
 
 // forget makes whatever still runs here count for nothing, and leaves hystrix's circuit, which cannot be removed, closed
