@@ -1,7 +1,6 @@
 package limit
 
 import (
-	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -13,20 +12,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fasthttp/websocket"
 	"github.com/stretchr/testify/require"
-	"github.com/valyala/fasthttp"
 
 	"fairlead/shared/link"
 	"fairlead/shared/relay"
-	"fairlead/shared/ws"
+	"fairlead/shared/testbed/farend"
 )
 
 // gateway is as much of one as it takes to pace streams: it accepts tunnels over WebSockets, and connects each stream to a
 // backend by way of a Limiter.
 type gateway struct {
 	t       testing.TB
-	addr    string
+	far     *farend.Server
 	backend net.Listener
 	floods  sync.WaitGroup // end with their tunnels
 }
@@ -35,9 +32,11 @@ type gateway struct {
 func newGateway(t testing.TB, limits *Limiter, memory func(tenant string) *link.Budget) *gateway {
 	backend, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	g := &gateway{t: t, addr: l.Addr().String(), backend: backend}
+	g := &gateway{t: t, backend: backend}
+	t.Cleanup(func() {
+		g.floods.Wait()
+		_ = backend.Close()
+	})
 	accept := func(s *link.Stream) {
 		c, err := net.Dial("tcp", backend.Addr().String())
 		if err != nil {
@@ -47,68 +46,18 @@ func newGateway(t testing.TB, limits *Limiter, memory func(tenant string) *link.
 		s.Accept()
 		_ = relay.Pump(s, limits.Pace(s.Request().Route, "", c.(*net.TCPConn)))
 	}
-	up := websocket.FastHTTPUpgrader{ReadBufferSize: ws.ReadBufferSize, WriteBufferSize: ws.WriteBufferSize, WriteBufferPool: ws.WriteBuffers, Subprotocols: []string{link.Subprotocol}}
-	var tunnels sync.WaitGroup
-	srv := &fasthttp.Server{KeepHijackedConns: true, MaxIdleWorkerDuration: 10 * time.Millisecond, Handler: func(ctx *fasthttp.RequestCtx) {
-		tenant := string(ctx.Path())
-		tunnels.Add(1)
-		_ = up.Upgrade(ctx, func(c *websocket.Conn) {
-			defer tunnels.Done()
-			defer c.Close()
-			conn, err := ws.New(c, 1<<20)
-			if err != nil {
-				return
-			}
-			hs, err := link.Greet(context.Background(), conn)
-			if err != nil {
-				return
-			}
-			cfg := link.Config{Accept: accept}
-			if memory != nil {
-				cfg.Budget, cfg.Window = memory(tenant[1:]), 16<<10 // which grows soon
-			}
-			tun, lane, err := hs.Accept(cfg)
-			if err != nil {
-				return
-			}
-			_ = lane.Run()
-			tun.Close(nil)
-			tun.Wait()
-		})
-	}}
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		_ = srv.Serve(&ws.Listener{Listener: l})
-	}()
-	t.Cleanup(func() {
-		_ = srv.Shutdown()
-		<-served
-		tunnels.Wait()
-		g.floods.Wait()
-		_ = backend.Close()
+	g.far = farend.New(t, func(tenant string) link.Config {
+		cfg := link.Config{Accept: accept}
+		if memory != nil {
+			cfg.Budget, cfg.Window = memory(tenant), 16<<10 // which grows soon
+		}
+		return cfg
 	})
 	return g
 }
 
 // tunnel is a sidecar's tunnel of a tenant.
-func (g *gateway) tunnel(tenant string) *link.Tunnel {
-	c, err := (&ws.Dialer{MaxMessage: 1 << 20}).Dial(context.Background(), "ws://"+g.addr+"/"+tenant, nil, link.Subprotocol)
-	require.NoError(g.t, err)
-	tun, lane, err := link.Connect(context.Background(), c, link.Config{})
-	require.NoError(g.t, err)
-	ran := make(chan struct{})
-	go func() {
-		defer close(ran)
-		_ = lane.Run()
-	}()
-	g.t.Cleanup(func() {
-		tun.Close(nil)
-		<-ran
-		tun.Wait()
-	})
-	return tun
-}
+func (g *gateway) tunnel(tenant string) *link.Tunnel { return g.far.Connect(g.t, tenant) }
 
 // open opens a stream of the tenant and returns both of its ends: the stream, and the backend's socket.
 func (g *gateway) open(tun *link.Tunnel, tenant string) (*link.Stream, *net.TCPConn) {

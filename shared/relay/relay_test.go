@@ -1,7 +1,6 @@
 package relay_test
 
 import (
-	"context"
 	"crypto/sha256"
 	"errors"
 	"io"
@@ -14,66 +13,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fasthttp/websocket"
 	"github.com/stretchr/testify/require"
-	"github.com/valyala/fasthttp"
 
 	"fairlead/shared/errs"
 	"fairlead/shared/link"
 	"fairlead/shared/relay"
-	"fairlead/shared/ws"
+	"fairlead/shared/testbed/farend"
 )
 
 // tunnel is a sidecar's tunnel over a real WebSocket, whose gateway serves streams with accept.
 func tunnel(t *testing.T, accept func(*link.Stream)) *link.Tunnel {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	up := websocket.FastHTTPUpgrader{ReadBufferSize: ws.ReadBufferSize, WriteBufferSize: ws.WriteBufferSize, WriteBufferPool: ws.WriteBuffers, Subprotocols: []string{link.Subprotocol}}
-	ended := make(chan struct{})
-	srv := &fasthttp.Server{KeepHijackedConns: true, Handler: func(ctx *fasthttp.RequestCtx) {
-		_ = up.Upgrade(ctx, func(c *websocket.Conn) {
-			defer close(ended)
-			defer c.Close()
-			conn, err := ws.New(c, 1<<20)
-			if err != nil {
-				return
-			}
-			hs, err := link.Greet(context.Background(), conn)
-			if err != nil {
-				return
-			}
-			tun, lane, err := hs.Accept(link.Config{Accept: accept})
-			if err != nil {
-				return
-			}
-			_ = lane.Run()
-			tun.Close(nil)
-			tun.Wait()
-		})
-	}}
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		_ = srv.Serve(&ws.Listener{Listener: l})
-	}()
-	c, err := (&ws.Dialer{MaxMessage: 1 << 20}).Dial(context.Background(), "ws://"+l.Addr().String()+"/", nil, link.Subprotocol)
-	require.NoError(t, err)
-	tun, lane, err := link.Connect(context.Background(), c, link.Config{})
-	require.NoError(t, err)
-	ran := make(chan struct{})
-	go func() {
-		defer close(ran)
-		_ = lane.Run()
-	}()
-	t.Cleanup(func() {
-		tun.Close(nil)
-		<-ran
-		tun.Wait()
-		<-ended
-		_ = srv.Shutdown()
-		<-served
-	})
-	return tun
+	t.Helper()
+	return farend.New(t, func(string) link.Config { return link.Config{Accept: accept} }).Connect(t, "")
 }
 
 // path is an application's way to a backend: socket, relay, stream, relay, socket.
