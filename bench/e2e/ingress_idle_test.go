@@ -16,7 +16,7 @@ import (
 //
 // Verifies: R1.7, R10.5
 func TestAnIngressCutsIdleTunnels(t *testing.T) {
-	const limit, cuts = 500 * time.Millisecond, 4
+	const limit, cuts = 500 * time.Millisecond, 3
 	eachIngress(t, func(t *testing.T, start ingressStarter) {
 		echoes := newTracked(t, echoing)
 		w := newWorld(t, withSSHD(), withTarget("echo", echoes.addr), withIngress(start, func(c *testbed.IngressConfig) { c.Idle = limit }))
