@@ -11,17 +11,20 @@ import (
 	sidecarconfig "fairlead/sidecar/config"
 )
 
-// lastAttempt waits until the sidecar's status says why it has no tunnel, in words that hold all of these.
-func (w *world) lastAttempt(words ...string) {
+// lastAttempt waits until the sidecar's status says why it has no tunnel, in words that hold all of these, and returns what
+// it says. It says so while it waits for the next attempt.
+func (w *world) lastAttempt(words ...string) (said string) {
 	w.t.Helper()
 	await(w.t, "the status tells why", func() bool {
 		for _, tun := range w.status().Tunnels {
 			if containsAll(tun.Error, words) {
+				said = tun.Error
 				return true
 			}
 		}
 		return false
 	})
+	return said
 }
 
 // The ingress is up and the gateway behind it is not. The sidecar says who answered, with which status and how its page
@@ -51,8 +54,7 @@ func TestAnIngressAnswersInTheGatewaysPlace(t *testing.T) {
 			await(t, "the connection waits", func() bool { return w.status().Queue.Length == 1 })
 
 			require.NoError(t, w.ingress.Reload(t.Context(), func(c *testbed.IngressConfig) { c.DownPage = "back at noon\nsecond line" }))
-			w.lastAttempt("answered 503 Service", `"back at noon"`, code(errs.UpgradeFailed))
-			require.NotContains(t, w.status().Tunnels[0].Error, "second line")
+			require.NotContains(t, w.lastAttempt("503 Service", `"back at noon"`, code(errs.UpgradeFailed)), "second line")
 
 			w.inner.SetTarget(w.gateway.address)
 			got := make([]byte, len("waits"))

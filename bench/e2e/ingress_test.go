@@ -15,6 +15,7 @@ import (
 
 	gatewayconfig "fairlead/gateway/config"
 	"fairlead/shared/testbed"
+	"fairlead/shared/testbed/fault"
 )
 
 // ingressStarter starts a program that people put before a gateway.
@@ -47,9 +48,12 @@ func withIngress(start ingressStarter, change func(*testbed.IngressConfig)) opti
 }
 
 // cutOff lets the gateway be unreachable for the ingress, which goes on to answer.
-func (w *world) cutOff() {
-	w.inner.SetTarget("127.0.0.1:1")
-	w.inner.Cut()
+func (w *world) cutOff() { leadNowhere(w.inner) }
+
+// leadNowhere ends what goes through a proxy, now and from now on.
+func leadNowhere(way *fault.Proxy) {
+	way.SetTarget("127.0.0.1:1")
+	way.Cut()
 }
 
 // typist is a person at a shell, by OpenSSH's client on a terminal.
