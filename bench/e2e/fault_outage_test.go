@@ -135,15 +135,22 @@ func TestConnectionsWaitForATunnel(t *testing.T) {
 	require.Equal(t, 503, statusOf(w.sidecar.url("/readyz")), "a connection would not work now")
 	require.Contains(t, get(t, w.sidecar.url("/metrics")), "fairlead_sidecar_queue_length")
 
-	requireReset(t, w.dial("high"))
+	requireReset(t, w.dial("low")) // nobody is less important
 	refused := w.sidecar.logs.wait(t, "connection refused", "code", code(errs.QueueFull))
-	require.Equal(t, "high", refused.str("listener"))
+	require.Equal(t, "low", refused.str("listener"))
 	require.Contains(t, refused.str("error"), "6 connections wait")
 	require.Equal(t, 1.0, metric(t, w.sidecar.url("/metrics"), "fairlead_sidecar_queue_refused_total"))
+	urgent := w.dial("high") // takes the place of the newest of the lowest priority
+	_, err := io.WriteString(urgent, "high waits")
+	require.NoError(t, err)
+	requireReset(t, waiting[3])
+	await(t, "the queue is full again", func() bool { return len(w.sidecar.logs.find("connection refused")) == 2 && w.status().Queue.Length == 6 })
+	require.Equal(t, 2.0, metric(t, w.sidecar.url("/metrics"), "fairlead_sidecar_queue_refused_total"))
 
 	require.NoError(t, w.proxy.Accept())
+	waiting[3] = urgent
 	for i, c := range waiting {
-		want := []string{"low", "normal", "high"}[i%3] + " waits"
+		want := []string{"low", "normal", "high", "high", "normal", "high"}[i] + " waits"
 		got := make([]byte, len(want))
 		_, err := io.ReadFull(c, got)
 		require.NoError(t, err)
@@ -156,12 +163,13 @@ func TestConnectionsWaitForATunnel(t *testing.T) {
 		require.NoError(t, err)
 		order[n-1] = e.str("listener")
 	}
-	require.Equal(t, []string{"high", "high", "normal", "normal", "low", "low"}, order)
+	require.Equal(t, []string{"high", "high", "high", "normal", "normal", "low"}, order)
 }
 
-// metric is the value of a metric without labels of its own; labels that every metric carries do not matter.
-func metric(t *testing.T, url, name string) float64 {
+// metric is the value of a metric, summed over the labels that it has.
+func metric(t *testing.T, url, name string) (sum float64) {
 	t.Helper()
+	found := false
 	for line := range strings.Lines(get(t, url)) {
 		rest, ok := strings.CutPrefix(line, name)
 		if !ok || rest == "" || rest[0] != ' ' && rest[0] != '{' {
@@ -169,10 +177,10 @@ func metric(t *testing.T, url, name string) float64 {
 		}
 		v, err := strconv.ParseFloat(strings.TrimSpace(rest[strings.LastIndexByte(rest, ' '):]), 64)
 		require.NoError(t, err)
-		return v
+		sum, found = sum+v, true
 	}
-	require.Fail(t, "no such metric", name)
-	return 0
+	require.True(t, found, "no metric %s", name)
+	return sum
 }
 
 // Who waits longer than is allowed is told why, and by an error rather than an end.

@@ -1,142 +1,324 @@
-// Package queue lets connections wait for a tunnel: a bounded number, for a bounded time, released in order of priority.
+// Package queue lets connections wait for a tunnel: a bounded number, for a bounded time, released in order of priority and
+// at a pace that a gateway stands which has just come back.
+//
+// Whoever waits does so in a Ticket. One goroutine, which runs only while there is a tunnel and somebody waits, opens one
+// after the other. Everything else happens in the callers.
 package queue
 
 import (
 	"context"
 	"errors"
-	"slices"
+	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
 
 	"fairlead/shared/errs"
+	"fairlead/shared/lifecycle"
 	"fairlead/shared/link"
 )
 
 // Config is what a Queue needs.
 type Config struct {
-	Size    int           // connections that wait at most
-	Wait    time.Duration // for how long at most
-	Metrics *metrics.Set
+	Size     int           // connections that wait at most
+	Wait     time.Duration // for how long at most; 0: not at all
+	Pressure int           // percent of Size from which accepting is slowed; 0: never
+	Rate     int           // connections released per second once a tunnel is up; 0: all at once
+	Burst    int           // that are released at once before Rate counts; less than 1 is 1
+	Logger   *slog.Logger  // default discards
+	Metrics  *metrics.Set
 }
 
 // Queue holds connections while there is no tunnel.
 type Queue struct {
-	cfg     Config
-	mu      sync.Mutex
-	waiting []*waiter // by priority, then by arrival
+	log    *slog.Logger
+	count  counters
+	length atomic.Int64  // of waiting; to be read without mu
+	poke   chan struct{} // lets the releasing goroutine look again
+	tasks  sync.WaitGroup
 
-	refused, expired *metrics.Counter
+	// Everything below is guarded by mu. open functions are called with it held, so that a connection is either opened or
+	// still waits, and so that no Release is lost between the attempt to open and the wait: hence they must not block.
+	mu        sync.Mutex
+	cfg       Config
+	waiting   line
+	pace      pacer
+	pressure  pressure
+	releasing bool // the releasing goroutine runs
+	closed    bool
 }
 
-type waiter struct {
-	prio link.Priority
-	open func() error
-	done chan error
-}
-
-// New makes a Queue.
+// New makes a Queue. Close stops it.
 func New(cfg Config) *Queue {
-	q := &Queue{cfg: cfg,
-		refused: cfg.Metrics.NewCounter("fairlead_sidecar_queue_refused_total"),
-		expired: cfg.Metrics.NewCounter("fairlead_sidecar_queue_expired_total"),
+	q := &Queue{log: cfg.Logger, poke: make(chan struct{}, 1)}
+	if q.log == nil {
+		q.log = slog.New(slog.DiscardHandler)
 	}
-	cfg.Metrics.NewGauge("fairlead_sidecar_queue_length", func() float64 { return float64(q.Len()) })
+	q.configure(cfg)
+	q.count.register(cfg.Metrics, q)
 	return q
 }
 
-// Do runs open, which must not block and which fails with NoTunnel while there is none. Then Do waits until Release runs
-// it with success, the wait is over or ctx ends. The error says which.
-func (q *Queue) Do(ctx context.Context, prio link.Priority, open func() error) error {
-	w, err := q.enter(prio, open)
-	if w == nil {
-		return err
-	}
-	timer := time.NewTimer(q.cfg.Wait)
-	defer timer.Stop()
-	select {
-	case err := <-w.done:
-		return err
-	case <-ctx.Done():
-		err = errs.Wrap(errs.Canceled, context.Cause(ctx), "the connection waited for a tunnel")
-	case <-timer.C:
-		q.expired.Inc()
-		err = errs.New(errs.NoTunnel, "no tunnel came up within %v", q.cfg.Wait)
-	}
-	if q.leave(w) {
-		return err
-	}
-	return <-w.done // it was released at the same moment
+// Configure takes other limits from now on. Who waits already keeps their place, even if there are fewer places now, and
+// waits for as long as they were promised. Logger and Metrics stay.
+func (q *Queue) Configure(cfg Config) {
+	q.mu.Lock()
+	q.configure(cfg)
+	q.changed()
+	q.mu.Unlock()
+	q.say()
+	q.nudge()
 }
 
-// enter opens at once when nobody waits and there is a tunnel; else it queues, if there is room.
-func (q *Queue) enter(prio link.Priority, open func() error) (*waiter, error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if len(q.waiting) == 0 {
+func (q *Queue) configure(cfg Config) {
+	q.cfg = cfg
+	q.pace.limit(cfg.Rate, cfg.Burst)
+	q.pressure.limit(cfg.Size, cfg.Pressure)
+}
+
+// Ticket is a connection's place in the queue. Its holder calls Wait, once.
+type Ticket struct {
+	q     *Queue
+	prio  link.Priority
+	open  func() error
+	since time.Time
+	wait  time.Duration
+	done  chan error
+}
+
+// Do is Enter and, if there is a ticket, Wait.
+func (q *Queue) Do(ctx context.Context, prio link.Priority, open func() error) error {
+	t, err := q.Enter(prio, open)
+	if t == nil {
+		return err
+	}
+	return t.Wait(ctx)
+}
+
+// Enter runs open, which must not block and which fails with NoTunnel while there is none, unless somebody waits who would
+// be overtaken. When open has run with another result, that is returned and there is no ticket. Else the connection waits
+// behind all of the same or a higher priority. When the queue is full, whoever has the lowest priority, and came last, is
+// refused with QueueFull: the newcomer or somebody who waits.
+func (q *Queue) Enter(prio link.Priority, open func() error) (*Ticket, error) {
+	if q.length.Load() == 0 {
 		if err := open(); !errors.Is(err, errs.NoTunnel) {
 			return nil, err
 		}
 	}
-	if len(q.waiting) >= q.cfg.Size {
-		q.refused.Inc()
-		return nil, errs.New(errs.QueueFull, "%d connections wait for a tunnel, which is the limit", q.cfg.Size)
-	}
-	w := &waiter{prio: prio, open: open, done: make(chan error, 1)}
-	at, _ := slices.BinarySearchFunc(q.waiting, prio, func(o *waiter, p link.Priority) int {
-		if o.prio <= p { // behind its equals
-			return -1
-		}
-		return 1
-	})
-	q.waiting = slices.Insert(q.waiting, at, w)
-	return w, nil
-}
-
-// leave takes w out, and says whether it was still waiting.
-func (q *Queue) leave(w *waiter) bool {
+	defer q.say()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	i := slices.Index(q.waiting, w)
-	if i < 0 {
-		return false
+	if q.closed {
+		return nil, q.refuse(prio, Closing, errs.New(errs.ShuttingDown, "the sidecar is stopping"))
 	}
-	q.waiting = slices.Delete(q.waiting, i, i+1)
-	return true
+	if len(q.waiting) == 0 { // once more: a tunnel that came up meanwhile will not be told of again
+		if err := open(); !errors.Is(err, errs.NoTunnel) {
+			return nil, err
+		}
+	}
+	if err := q.makeRoom(prio); err != nil {
+		return nil, err
+	}
+	t := &Ticket{q: q, prio: prio, open: open, since: time.Now(), wait: q.cfg.Wait, done: make(chan error, 1)}
+	q.waiting.add(t)
+	q.changed()
+	return t, nil
 }
 
-// Release opens what waits, in order, until there is no tunnel. It is to be called whenever a tunnel came up.
+// makeRoom refuses somebody when the queue is full: the error is the newcomer's. Called with mu held.
+func (q *Queue) makeRoom(prio link.Priority) error {
+	if len(q.waiting) < q.cfg.Size {
+		return nil
+	}
+	victim := q.waiting.last()
+	if victim == nil || victim.prio <= prio {
+		return q.refuse(prio, Full, errs.New(errs.QueueFull, "%d connections wait for a tunnel, which is the limit", len(q.waiting)))
+	}
+	q.waiting.remove(victim)
+	victim.done <- q.refuse(victim.prio, Displaced, errs.New(errs.QueueFull,
+		"%d connections wait for a tunnel, which is the limit, and the place went to one of priority %v", q.cfg.Size, prio))
+	return nil
+}
+
+// Wait returns when the connection was opened, with the result of that, or when the wait is over: because it took too long,
+// ctx ended, or the queue refused it. The error says which.
+func (t *Ticket) Wait(ctx context.Context) error {
+	timer := time.NewTimer(t.wait - time.Since(t.since))
+	defer timer.Stop()
+	select {
+	case err := <-t.done:
+		return err
+	case <-ctx.Done():
+		return t.leave(func(*Queue) error {
+			t.q.count.left[index(t.prio)].Inc()
+			return errs.Wrap(errs.Canceled, context.Cause(ctx), "the connection waited for a tunnel")
+		})
+	case <-timer.C:
+		return t.leave(func(q *Queue) error {
+			t.q.count.expired[index(t.prio)].Inc()
+			if q.releasing {
+				return errs.New(errs.OpenTimeout, "the connection waited for its turn for %v, with %d before it", t.wait, q.waiting.before(t))
+			}
+			return errs.New(errs.NoTunnel, "no tunnel came up within %v", t.wait)
+		})
+	}
+}
+
+// leave gives the place up, and returns why. If the connection was opened or refused at the same moment, that counts. why
+// is called with mu held, before the place is given up.
+func (t *Ticket) leave(why func(*Queue) error) error {
+	q := t.q
+	defer q.say()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.waiting.has(t) {
+		return <-t.done
+	}
+	err := why(q)
+	q.waiting.remove(t)
+	q.changed()
+	return err
+}
+
+// Release lets those who wait be opened, in order and at the configured pace, until there is no tunnel. It is to be called
+// whenever a tunnel came up, and does not wait for anything.
 func (q *Queue) Release() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.waiting) > 0 {
-		w := q.waiting[0]
-		err := w.open()
-		if errors.Is(err, errs.NoTunnel) {
+	if q.releasing || q.closed || len(q.waiting) == 0 {
+		return
+	}
+	q.releasing = true
+	q.tasks.Go(q.release)
+}
+
+// release opens one after the other. Between two it sleeps without mu, so that others come and go, and whoever is first then
+// is next.
+func (q *Queue) release() {
+	for {
+		pause, more := q.releaseOne()
+		if !more {
 			return
 		}
-		q.waiting = slices.Delete(q.waiting, 0, 1)
-		w.done <- err
+		if pause > 0 {
+			timer := time.NewTimer(pause)
+			select {
+			case <-timer.C:
+			case <-q.poke:
+			}
+			timer.Stop()
+		}
+	}
+}
+
+// releaseOne opens the first one who waits, if it is time for that. Else it says in how long it will be.
+func (q *Queue) releaseOne() (pause time.Duration, more bool) {
+	defer q.say()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	if len(q.waiting) == 0 || q.closed {
+		q.releasing = false
+		q.pace.forget(now)
+		return 0, false
+	}
+	if pause = q.pace.delay(now); pause > 0 {
+		return pause, true
+	}
+	first := q.waiting[0]
+	err := lifecycle.Guard(q.log, "open", first.open)
+	if errors.Is(err, errs.NoTunnel) { // Release is called again, and cannot have been since: it needs mu
+		q.releasing = false
+		return 0, false
+	}
+	if err == nil {
+		q.pace.take(now)
+		q.count.released[index(first.prio)].Inc()
+		q.count.waited.Update(now.Sub(first.since).Seconds())
+	}
+	q.waiting.remove(first)
+	first.done <- err
+	q.changed()
+	return 0, true
+}
+
+// Refused tells that a gateway refused a stream with err. If it was for a limit of opens, those who wait are released no
+// faster than the gateway asks for.
+func (q *Queue) Refused(err error) {
+	e := errs.From(err)
+	if e == nil || e.RetryAfter <= 0 || q.length.Load() == 0 {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch e.Code {
+	case errs.OpenRate: // the time is until one more is allowed; the quota tells how often that is
+		every := e.RetryAfter
+		if e.Quota != nil && e.Quota.Limit > e.Quota.Remaining {
+			every = time.Duration(e.Quota.ResetMS) * time.Millisecond / time.Duration(e.Quota.Limit-e.Quota.Remaining)
+		}
+		q.pace.slow(time.Now(), e.RetryAfter, every)
+	case errs.Overloaded:
+		q.pace.hold(time.Now(), e.RetryAfter)
 	}
 }
 
 // Fail ends the wait of everybody with err.
 func (q *Queue) Fail(err error) {
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	for _, w := range q.waiting {
-		w.done <- err
+	q.fail(err)
+	q.mu.Unlock()
+	q.say()
+}
+
+// fail is Fail with mu held.
+func (q *Queue) fail(err error) {
+	for _, t := range q.waiting {
+		t.done <- q.refuse(t.prio, reasonOf(err), err)
 	}
 	q.waiting = nil
+	q.changed()
 }
 
-// Len is the number of connections that wait.
-func (q *Queue) Len() int {
+// Close ends the wait of everybody, lets nobody wait from now on, and returns when nothing of the queue runs any more.
+func (q *Queue) Close(context.Context) error {
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	return len(q.waiting)
+	q.closed = true
+	q.fail(errs.New(errs.ShuttingDown, "the sidecar is stopping"))
+	q.mu.Unlock()
+	q.say()
+	q.nudge()
+	q.tasks.Wait()
+	return nil
 }
+
+// changed takes note of another length. Called with mu held; say is to be called without.
+func (q *Queue) changed() {
+	n := len(q.waiting)
+	q.length.Store(int64(n))
+	if q.pressure.update(n, time.Now()) {
+		q.count.pressures.Inc()
+	}
+	if n == 0 {
+		q.nudge()
+	}
+}
+
+func (q *Queue) nudge() {
+	select {
+	case q.poke <- struct{}{}:
+	default:
+	}
+}
+
+// Len is the number of connections that wait. It does not wait for a lock.
+func (q *Queue) Len() int { return int(q.length.Load()) }
 
 // Size is how many may wait.
-func (q *Queue) Size() int { return q.cfg.Size }
+func (q *Queue) Size() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.cfg.Size
+}

@@ -76,8 +76,12 @@ type waiters struct {
 }
 
 func (w *waiters) enter(q *queue.Queue, g *gate, prio link.Priority, name string) {
+	w.do(q, prio, name, g.open(name))
+}
+
+func (w *waiters) do(q *queue.Queue, prio link.Priority, name string, open func() error) {
 	w.wg.Go(func() {
-		err := q.Do(context.Background(), prio, g.open(name))
+		err := q.Do(context.Background(), prio, open)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if w.results == nil {
@@ -107,11 +111,15 @@ func TestBounded(t *testing.T) {
 			w.enter(q, g, link.Normal, fmt.Sprint(i))
 		}
 		assert.Equal(t, 100, q.Len())
-		err := q.Do(t.Context(), link.High, g.open("one more"))
-		assert.ErrorIs(t, err, errs.QueueFull)
-		assert.ErrorContains(t, err, "100 connections wait")
-		assert.Contains(t, text(set), "fairlead_sidecar_queue_refused_total 1\n")
+		for _, prio := range []link.Priority{link.Normal, link.Low} {
+			err := q.Do(t.Context(), prio, g.open("one more"))
+			assert.ErrorIs(t, err, errs.QueueFull)
+			assert.ErrorContains(t, err, "100 connections wait")
+			assert.Equal(t, queue.Full, queue.ReasonOf(err))
+			assert.Contains(t, text(set), fmt.Sprintf("fairlead_sidecar_queue_refused_total{priority=\"%v\",reason=\"full\"} 1\n", prio))
+		}
 		assert.Contains(t, text(set), "fairlead_sidecar_queue_length 100\n")
+		assert.Equal(t, queue.Status{Length: 100, Size: 100, Waiting: queue.Waiting{Normal: 100}, Refused: 2}, q.Status())
 		g.set(true, -1)
 		q.Release()
 		w.wg.Wait()
@@ -119,6 +127,50 @@ func TestBounded(t *testing.T) {
 		for name, err := range w.results {
 			assert.NoError(t, err, name)
 		}
+		assert.Contains(t, text(set), "fairlead_sidecar_queue_released_total{priority=\"normal\"} 100\n")
+		assert.Contains(t, text(set), "fairlead_sidecar_queue_wait_seconds_count 100\n")
+	})
+}
+
+// A full queue refuses the newest of the lowest priority, be that the newcomer or somebody who waits.
+//
+// Verifies: R5.2, R5.4
+func TestAFullQueueRefusesTheNewestOfTheLowestPriority(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q, set := newQueue(4, time.Hour)
+		g, w := &gate{}, &waiters{}
+		for i, prio := range []link.Priority{link.Low, link.Normal, link.Low, link.Normal} {
+			w.enter(q, g, prio, fmt.Sprint(prio, " ", i))
+		}
+		refused := func() (names []string) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			for name, err := range w.results {
+				assert.ErrorIs(t, err, errs.QueueFull, name)
+				names = append(names, name+" "+string(queue.ReasonOf(err)))
+			}
+			slices.Sort(names)
+			return names
+		}
+		w.enter(q, g, link.High, "high 4")
+		assert.Equal(t, []string{"low 2 displaced"}, refused())
+		w.enter(q, g, link.Normal, "normal 5")
+		assert.Equal(t, []string{"low 0 displaced", "low 2 displaced"}, refused())
+		w.enter(q, g, link.Low, "low 6")
+		w.enter(q, g, link.Normal, "normal 7")
+		w.enter(q, g, link.High, "high 8")
+		assert.Equal(t, []string{"low 0 displaced", "low 2 displaced", "low 6 full", "normal 5 displaced", "normal 7 full"}, refused())
+		for line, n := range map[string]int{
+			`{priority="low",reason="displaced"}`: 2, `{priority="normal",reason="displaced"}`: 1,
+			`{priority="low",reason="full"}`: 1, `{priority="normal",reason="full"}`: 1, `{priority="high",reason="full"}`: 0,
+		} {
+			assert.Contains(t, text(set), fmt.Sprintf("fairlead_sidecar_queue_refused_total%s %d\n", line, n))
+		}
+		assert.EqualValues(t, 5, q.Status().Refused)
+		g.set(true, -1)
+		q.Release()
+		w.wg.Wait()
+		assert.Equal(t, []string{"high 4", "high 8", "normal 1", "normal 3"}, g.list())
 	})
 }
 
@@ -169,13 +221,13 @@ func TestTheWaitEnds(t *testing.T) {
 		assert.ErrorContains(t, err, "30s")
 		assert.Equal(t, 30*time.Second, time.Since(start))
 		assert.Zero(t, q.Len(), "its place is free again")
-		assert.Contains(t, text(set), "fairlead_sidecar_queue_expired_total 1\n")
+		assert.Contains(t, text(set), "fairlead_sidecar_queue_expired_total{priority=\"high\"} 1\n")
 	})
 }
 
 func TestCallersMayLeave(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q, _ := newQueue(1, time.Hour)
+		q, set := newQueue(1, time.Hour)
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cause := errors.New("the application went away")
 		time.AfterFunc(time.Second, func() { cancel(cause) })
@@ -183,6 +235,7 @@ func TestCallersMayLeave(t *testing.T) {
 		assert.ErrorIs(t, err, errs.Canceled)
 		assert.ErrorIs(t, err, cause)
 		assert.Zero(t, q.Len())
+		assert.Contains(t, text(set), "fairlead_sidecar_queue_left_total{priority=\"high\"} 1\n")
 	})
 }
 
@@ -246,7 +299,7 @@ func TestWhoComesLaterDoesNotOvertake(t *testing.T) {
 
 func TestFailEndsEveryWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q, _ := newQueue(10, time.Hour)
+		q, set := newQueue(10, time.Hour)
 		g, w := &gate{}, &waiters{}
 		for i := range 3 {
 			w.enter(q, g, link.Normal, fmt.Sprint(i))
@@ -255,7 +308,85 @@ func TestFailEndsEveryWait(t *testing.T) {
 		w.wg.Wait()
 		for name, err := range w.results {
 			assert.ErrorIs(t, err, errs.GaveUp, name)
+			assert.Equal(t, queue.GaveUp, queue.ReasonOf(err))
 		}
 		assert.Zero(t, q.Len())
+		assert.Contains(t, text(set), "fairlead_sidecar_queue_refused_total{priority=\"normal\",reason=\"gave_up\"} 3\n")
+	})
+}
+
+// Close ends what waits, also while it is being released, and leaves nothing running.
+func TestClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		set := metrics.NewSet()
+		q := queue.New(queue.Config{Size: 10, Wait: time.Hour, Rate: 1, Metrics: set})
+		g, w := &gate{}, &waiters{}
+		for i := range 3 {
+			w.enter(q, g, link.Low, fmt.Sprint(i))
+		}
+		g.set(true, -1)
+		q.Release()
+		synctest.Wait()
+		require.NoError(t, q.Close(t.Context()))
+		w.wg.Wait()
+		assert.Equal(t, []string{"0"}, g.list())
+		assert.NoError(t, w.results["0"])
+		for _, name := range []string{"1", "2"} {
+			assert.ErrorIs(t, w.results[name], errs.ShuttingDown)
+			assert.Equal(t, queue.Closing, queue.ReasonOf(w.results[name]))
+		}
+		g.set(false, 0)
+		assert.ErrorIs(t, q.Do(t.Context(), link.High, g.open("late")), errs.ShuttingDown)
+		q.Release()
+		assert.Contains(t, text(set), "fairlead_sidecar_queue_refused_total{priority=\"low\",reason=\"closing\"} 2\n")
+		require.NoError(t, q.Close(t.Context()), "again")
+	})
+}
+
+// A fault while somebody is opened is theirs alone.
+func TestAPanicIsTheErrorOfOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q, _ := newQueue(10, time.Hour)
+		g, w := &gate{}, &waiters{}
+		down, result := true, make(chan error, 1)
+		go func() {
+			result <- q.Do(t.Context(), link.High, func() error {
+				if down {
+					return errs.New(errs.NoTunnel, "down")
+				}
+				panic("boom")
+			})
+		}()
+		synctest.Wait()
+		w.enter(q, g, link.High, "second")
+		down = false
+		g.set(true, -1)
+		q.Release()
+		w.wg.Wait()
+		assert.ErrorIs(t, <-result, errs.Panicked)
+		assert.Equal(t, []string{"second"}, g.list())
+	})
+}
+
+// Limits change while connections wait: nobody loses a place, and what they were promised holds.
+func TestConfigure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q, _ := newQueue(10, 30*time.Second)
+		g, w := &gate{}, &waiters{}
+		for i := range 4 {
+			w.enter(q, g, link.Normal, fmt.Sprint(i))
+		}
+		q.Configure(queue.Config{Size: 2, Wait: time.Second, Pressure: 100})
+		assert.Equal(t, 2, q.Size())
+		assert.Equal(t, 4, q.Len())
+		assert.True(t, q.Pressure(), "it is over full now")
+		assert.ErrorIs(t, q.Do(t.Context(), link.Low, g.open("late")), errs.QueueFull)
+		time.Sleep(2 * time.Second) // of the bubble's time
+		synctest.Wait()
+		assert.Equal(t, 4, q.Len())
+		time.Sleep(28 * time.Second)
+		w.wg.Wait()
+		assert.Zero(t, q.Len())
+		assert.False(t, q.Pressure())
 	})
 }
