@@ -37,11 +37,14 @@ func Pump(s *link.Stream, c Conn) error {
 
 // Start is Pump that does not wait: done gets its result, in the goroutine that carried the bytes. That is a new one, so that
 // an idle stream does not keep the stack that its caller needed to get here.
-func Start(s *link.Stream, c Conn, done func(error)) {
+func Start(s *link.Stream, c Conn, done func(error)) { StartAfter(s, c, nil, done) }
+
+// StartAfter is Start for a connection of which some bytes were read already: these go first.
+func StartAfter(s *link.Stream, c Conn, early []byte, done func(error)) {
 	sink, up := ends(c)
 	s.SetSink(sink)
 	go func() {
-		err := carry(s, c, up)
+		err := carry(s, c, early, up)
 		c.Close()
 		done(err)
 	}()
@@ -61,9 +64,14 @@ func ends(c Conn) (link.Sink, reader) {
 }
 
 // carry sends what c reads, and waits for the other direction. A panic ends the stream, not the process.
-func carry(s *link.Stream, c Conn, read reader) (err error) {
+func carry(s *link.Stream, c Conn, early []byte, read reader) (err error) {
 	defer func() { err = s.Wait() }() // after a panic too: the stream is over then
 	defer s.Recover()
+	if len(early) > 0 {
+		if _, err := s.Write(early); err != nil {
+			return nil // Wait tells
+		}
+	}
 	if err := send(s, c, read); err != nil {
 		s.Reset(err)
 	}
