@@ -3,24 +3,17 @@ package listener
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
-	"strconv"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
 
 	"fairlead/shared/errs"
-	"fairlead/shared/lifecycle"
 	"fairlead/shared/link"
 	"fairlead/shared/logging"
-	"fairlead/shared/relay"
+	"fairlead/sidecar/queue"
 )
 
 // Config is what a Listener needs.
@@ -29,212 +22,80 @@ type Config struct {
 	Listen   string // host:port, or unix:/path
 	Route    string
 	Priority link.Priority
-	// Open begins a stream, waiting for a tunnel if need be.
-	Open    func(ctx context.Context, req link.OpenRequest) (*link.Stream, error)
+	// Open begins a stream. With a Queue it must not block, and when it fails with NoTunnel the connection waits there;
+	// without, it may wait itself.
+	Open func(ctx context.Context, req link.OpenRequest) (*link.Stream, error)
+	// Queue is where connections wait for a tunnel; its pressure slows accepting. Nil: see Open.
+	Queue *queue.Queue
+	// EarlyBytes is how much is kept of what a connection brings while it waits in Queue, in bytes; the kernel holds the rest.
+	EarlyBytes int
+	// Handle takes each connection instead of Open, as a spool does, and returns when it is done with it. It need not close
+	// the connection, which has CloseWrite; after an error that is reset. Its context ends when the connection is cut.
+	Handle  func(ctx context.Context, c net.Conn) error
 	Logger  *slog.Logger
 	Metrics *metrics.Set
 }
 
 // Listener serves one listening address.
 type Listener struct {
-	cfg Config
-	l   net.Listener
-	log *slog.Logger
-	ctx context.Context // of connections
-	cut context.CancelFunc
-	wg  sync.WaitGroup
+	cfg    Config
+	sock   *socket
+	log    *slog.Logger
+	ctx    context.Context // of connections
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup // connections
+	count  counters
 
-	mu     sync.Mutex
-	conns  map[net.Conn]struct{}
-	closed bool
-	idle   chan struct{} // closed once closed and no connection is left
-
-	total, failed *metrics.Counter
+	mu       sync.Mutex
+	conns    map[*conn]struct{}
+	quiet    time.Time     // since when there are no connections; zero while there are some
+	turned   chan struct{} // closed when that changes next
+	stop     chan struct{} // closed when accepting is to end
+	serving  chan struct{} // closed when Serve has returned; nil before it was called
+	cutBy    error         // why what was left was cut; nil before
+	sent     uint64        // bytes of connections that are over, from the application
+	received uint64        // and to it
 }
 
-// acceptPause is how long accepting rests after a failure such as too many open files.
-const acceptPause = 50 * time.Millisecond
+type counters struct {
+	total, failed, cut, pauses *metrics.Counter
+	active                     *metrics.Gauge
+}
 
 // New binds the address.
 func New(cfg Config) (*Listener, error) {
-	network, addr := "tcp", cfg.Listen
-	if path, ok := strings.CutPrefix(cfg.Listen, "unix:"); ok {
-		network, addr = "unix", path
-		if err := removeStale(path); err != nil {
-			return nil, errs.Wrap(errs.ListenFailed, err, "listener %s cannot use %s", cfg.Name, cfg.Listen)
-		}
-	}
-	l, err := net.Listen(network, addr)
+	sock, err := bind(cfg.Listen)
 	if err != nil {
 		return nil, errs.Wrap(errs.ListenFailed, err, "listener %s cannot listen on %s", cfg.Name, cfg.Listen)
 	}
-	ctx, cut := context.WithCancel(context.Background())
-	label := `{listener="` + cfg.Name + `"}`
-	ln := &Listener{cfg: cfg, l: l, ctx: ctx, cut: cut, conns: map[net.Conn]struct{}{}, idle: make(chan struct{}),
-		log:    cfg.Logger.With("listener", cfg.Name, logging.FieldRoute, cfg.Route),
-		total:  cfg.Metrics.NewCounter("fairlead_sidecar_connections_total" + label),
-		failed: cfg.Metrics.NewCounter("fairlead_sidecar_connections_failed_total" + label),
-	}
-	cfg.Metrics.NewGauge("fairlead_sidecar_connections"+label, func() float64 { return float64(ln.active()) })
-	return ln, nil
+	return newOn(sock, cfg), nil
 }
 
-// removeStale removes a socket that nobody listens on any more. Anything else at the path stays.
-func removeStale(path string) error {
-	info, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if info.Mode().Type() != fs.ModeSocket {
-		return errs.New(errs.ListenFailed, "%s exists and is no socket", path)
-	}
-	c, err := net.Dial("unix", path)
-	if err == nil {
-		c.Close()
-		return errs.New(errs.ListenFailed, "another process listens on %s", path)
-	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return err
-	}
-	return os.Remove(path)
+// newOn makes a Listener of a socket. One of the same name may have been there before, and may still carry connections:
+// they share the figures.
+func newOn(sock *socket, cfg Config) *Listener {
+	label := `{listener="` + cfg.Name + `"}`
+	l := &Listener{cfg: cfg, sock: sock, conns: map[*conn]struct{}{}, quiet: time.Now(), turned: make(chan struct{}), stop: make(chan struct{}),
+		log: cfg.Logger.With("listener", cfg.Name, logging.FieldRoute, cfg.Route),
+		count: counters{
+			total:  cfg.Metrics.GetOrCreateCounter("fairlead_sidecar_connections_total" + label),
+			failed: cfg.Metrics.GetOrCreateCounter("fairlead_sidecar_connections_failed_total" + label),
+			cut:    cfg.Metrics.GetOrCreateCounter("fairlead_sidecar_connections_cut_total" + label),
+			pauses: cfg.Metrics.GetOrCreateCounter("fairlead_sidecar_accept_pauses_total" + label),
+			active: cfg.Metrics.GetOrCreateGauge("fairlead_sidecar_connections"+label, nil),
+		}}
+	l.ctx, l.cancel = context.WithCancelCause(context.Background())
+	return l
 }
 
 // Addr is the address it listens on.
-func (l *Listener) Addr() net.Addr { return l.l.Addr() }
+func (l *Listener) Addr() net.Addr { return l.sock.Addr() }
 
-// Serve accepts until Close or Stop.
-func (l *Listener) Serve() error {
-	for {
-		c, err := l.l.Accept()
-		if err == nil {
-			if l.add(c) {
-				go l.handle(c)
-			} else {
-				c.Close()
-			}
-			continue
-		}
-		if errors.Is(err, net.ErrClosed) {
-			return nil
-		}
-		l.log.Warn("cannot accept", logging.Error(errs.Wrap(errs.ListenFailed, err, "accepting on %s", l.cfg.Listen))...)
-		select { // too many open files: connections that end make room
-		case <-l.ctx.Done():
-			return nil
-		case <-time.After(acceptPause):
-		}
-	}
-}
-
-func (l *Listener) add(c net.Conn) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return false
-	}
-	l.conns[c] = struct{}{}
-	l.wg.Add(1)
-	l.total.Inc()
-	return true
-}
-
-func (l *Listener) remove(c net.Conn) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.conns, c)
-	if l.closed && len(l.conns) == 0 {
-		close(l.idle)
-	}
-}
-
-func (l *Listener) active() int {
+// Active is the number of connections that are open, those that wait for a tunnel included.
+func (l *Listener) Active() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.conns)
-}
-
-// handle opens a stream for one connection and lets it be carried.
-func (l *Listener) handle(c net.Conn) {
-	start := time.Now()
-	trace := link.NewTrace()
-	var s *link.Stream
-	err := lifecycle.Guard(l.log, "open", func() (err error) {
-		s, err = l.cfg.Open(l.ctx, link.OpenRequest{Route: l.cfg.Route, Priority: l.cfg.Priority, Peer: c.RemoteAddr().String(), Trace: trace})
-		return err
-	})
-	if err != nil {
-		defer l.wg.Done()
-		defer l.remove(c)
-		l.failed.Inc()
-		l.log.Warn("connection refused", append(logging.Error(err), logging.FieldPeer, c.RemoteAddr().String(), logging.FieldTrace, link.TraceID(trace), "waited_ms", time.Since(start).Milliseconds())...)
-		reset(c)
-		return
-	}
-	l.log.Info("connection opened", streamAttrs(s)...)
-	relay.Start(s, c.(relay.Conn), func(err error) {
-		defer l.wg.Done()
-		defer l.remove(c)
-		l.ended(s, start, err)
-	})
-}
-
-func streamAttrs(s *link.Stream) []any {
-	return []any{logging.FieldStream, strconv.FormatUint(uint64(s.ID()), 10), logging.FieldTunnel, s.Tunnel().Name(), logging.FieldPeer, s.Request().Peer,
-		logging.FieldTrace, link.TraceID(s.Request().Trace)}
-}
-
-func (l *Listener) ended(s *link.Stream, start time.Time, err error) {
-	sent, received := s.Totals()
-	attrs := append(streamAttrs(s), "sent", sent, "received", received, "duration_ms", time.Since(start).Milliseconds(), "open_us", s.OpenLatency().Microseconds())
-	if err != nil {
-		l.failed.Inc()
-		l.log.Warn("connection ended", append(attrs, logging.Error(err)...)...)
-		return
-	}
-	l.log.Info("connection ended", attrs...)
-}
-
-// reset closes a connection so that its peer sees an error, not an end.
-func reset(c net.Conn) {
-	if tcp, ok := c.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
-	}
-	c.Close()
-}
-
-// Close stops accepting and waits for connections until ctx ends; then it cuts what is left.
-func (l *Listener) Close(ctx context.Context) error {
-	l.l.Close()
-	l.mu.Lock()
-	if !l.closed {
-		l.closed = true
-		if len(l.conns) == 0 {
-			close(l.idle)
-		}
-	}
-	l.mu.Unlock()
-	var err error
-	select {
-	case <-l.idle:
-	case <-ctx.Done():
-		err = errs.Wrap(errs.Canceled, context.Cause(ctx), "%d connections of listener %s were cut", l.active(), l.cfg.Name)
-		l.cutAll()
-	}
-	l.cut()
-	l.wg.Wait()
-	return err
-}
-
-func (l *Listener) cutAll() {
-	l.cut()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for c := range l.conns {
-		reset(c)
-	}
 }
 
 // Status describes a listener.
@@ -243,15 +104,31 @@ type Status struct {
 	Listen   string `json:"listen"`
 	Route    string `json:"route"`
 	Priority string `json:"priority"`
-	Active   int    `json:"active"`
-	Total    uint64 `json:"total"`
+	Delivery string `json:"delivery"`       // stream or spool
+	Active   int    `json:"active"`         // connections that are open, waiting ones included
+	Waiting  int    `json:"waiting"`        // connections that wait for a tunnel
+	Total    uint64 `json:"total"`          // connections since the start
+	Failed   uint64 `json:"failed"`         // connections that were refused, broke or were cut, since the start
+	Sent     uint64 `json:"bytes_sent"`     // from applications, of this listener
+	Received uint64 `json:"bytes_received"` // to applications
 }
 
 // Status returns a snapshot.
 func (l *Listener) Status() Status {
-	listen := l.l.Addr().String()
-	if l.l.Addr().Network() == "unix" {
-		listen = "unix:" + listen
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	st := Status{Name: l.cfg.Name, Listen: l.sock.name(), Route: l.cfg.Route, Priority: l.cfg.Priority.String(), Delivery: "stream",
+		Active: len(l.conns), Total: l.count.total.Get(), Failed: l.count.failed.Get(), Sent: l.sent, Received: l.received}
+	if l.cfg.Handle != nil {
+		st.Delivery = "spool"
 	}
-	return Status{Name: l.cfg.Name, Listen: listen, Route: l.cfg.Route, Priority: l.cfg.Priority.String(), Active: l.active(), Total: l.total.Get()}
+	for c := range l.conns {
+		if c.waiting {
+			st.Waiting++
+		}
+		sent, received := c.totals()
+		st.Sent += sent
+		st.Received += received
+	}
+	return st
 }

@@ -161,7 +161,7 @@ func TestCarriesBothDirectionsAndTheirEnds(t *testing.T) {
 		assert.True(t, bytes.Equal(sent, got))
 		require.Eventually(t, func() bool { return l.Status().Active == 0 }, 5*time.Second, time.Millisecond)
 		st := l.Status()
-		assert.Equal(t, listener.Status{Name: "git", Listen: st.Listen, Route: "git", Priority: "high", Total: 1}, st)
+		assert.Equal(t, listener.Status{Name: "git", Listen: st.Listen, Route: "git", Priority: "high", Delivery: "stream", Total: 1, Sent: 1 << 18, Received: 1 << 18}, st)
 		assert.Contains(t, l.log.String(), "connection opened")
 		assert.Contains(t, l.log.String(), "sent=262144 received=262144")
 	}

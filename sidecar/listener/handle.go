@@ -1,0 +1,62 @@
+package listener
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"fairlead/shared/lifecycle"
+	"fairlead/shared/logging"
+)
+
+// handOn lets Handle have a connection, and closes it after.
+func (l *Listener) handOn(c *conn) {
+	defer l.done(c)
+	l.log.Info("connection accepted", logging.FieldPeer, c.peer())
+	err := lifecycle.Guard(l.log, "handle", func() error { return l.cfg.Handle(l.ctx, handled{c}) })
+	if err == nil {
+		c.Close()
+	} else {
+		c.reset()
+	}
+	l.log.Log(context.Background(), levelOf(err), "connection ended", append([]any{logging.FieldPeer, c.peer(), "sent", c.read.Load(), "received", c.wrote.Load(),
+		"duration_ms", time.Since(c.start).Milliseconds()}, l.failure(err)...)...)
+}
+
+// failure counts how a connection failed, and says so for the log; nothing when it did not.
+func (l *Listener) failure(err error) []any {
+	if err == nil {
+		return nil
+	}
+	l.count.failed.Inc()
+	reason := "failed"
+	if cut := l.cutReason(); cut != nil {
+		err, reason = cut, "cut"
+	}
+	return append([]any{logging.FieldReason, reason}, logging.Error(err)...)
+}
+
+func levelOf(err error) slog.Level {
+	if err != nil {
+		return slog.LevelWarn
+	}
+	return slog.LevelInfo
+}
+
+// handled is a connection that Handle has. Its bytes are counted here, since no stream does.
+type handled struct{ *conn }
+
+func (h handled) Read(p []byte) (int, error) {
+	n, err := h.Conn.Read(p)
+	h.read.Add(uint64(max(n, 0)))
+	return n, err
+}
+
+func (h handled) Write(p []byte) (int, error) {
+	n, err := h.Conn.Write(p)
+	h.wrote.Add(uint64(max(n, 0)))
+	return n, err
+}
+
+// CloseWrite ends the direction to the application.
+func (h handled) CloseWrite() error { return h.Conn.(interface{ CloseWrite() error }).CloseWrite() }
