@@ -93,6 +93,23 @@ func hold(ctx context.Context, _ link.OpenRequest) (*link.Stream, error) {
 // echo makes a tunnel whose far end returns what it gets, and ends its direction after the near one has.
 func echo(t *testing.T) opener {
 	t.Helper()
+	return newFarEnd(t, func(s *link.Stream) {
+		s.Accept()
+		if _, err := io.Copy(s, s); err == nil {
+			_ = s.CloseWrite()
+		}
+	}).open
+}
+
+// farEnd is a gateway with one tunnel to it.
+type farEnd struct {
+	accept func(*link.Stream)
+	tunnel *link.Tunnel
+}
+
+func newFarEnd(t *testing.T, accept func(*link.Stream)) *farEnd {
+	t.Helper()
+	far := &farEnd{accept: accept}
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	var wg sync.WaitGroup
@@ -102,7 +119,7 @@ func echo(t *testing.T) opener {
 		_ = up.Upgrade(ctx, func(c *websocket.Conn) {
 			defer wg.Done()
 			defer c.Close()
-			farEnd(c)
+			far.carry(c)
 		})
 	}}
 	wg.Go(func() { _ = srv.Serve(&ws.Listener{Listener: tcp}) })
@@ -110,6 +127,7 @@ func echo(t *testing.T) opener {
 	require.NoError(t, err)
 	tunnel, lane, err := link.Connect(t.Context(), conn, link.Config{})
 	require.NoError(t, err)
+	far.tunnel = tunnel
 	wg.Go(func() { _ = lane.Run() })
 	t.Cleanup(func() {
 		tunnel.Close(nil)
@@ -117,10 +135,14 @@ func echo(t *testing.T) opener {
 		_ = srv.Shutdown()
 		wg.Wait()
 	})
-	return func(_ context.Context, req link.OpenRequest) (*link.Stream, error) { return tunnel.Open(req) }
+	return far
 }
 
-func farEnd(c *websocket.Conn) {
+func (f *farEnd) open(_ context.Context, req link.OpenRequest) (*link.Stream, error) {
+	return f.tunnel.Open(req)
+}
+
+func (f *farEnd) carry(c *websocket.Conn) {
 	conn, err := ws.New(c, 1<<20)
 	if err != nil {
 		return
@@ -129,12 +151,7 @@ func farEnd(c *websocket.Conn) {
 	if err != nil {
 		return
 	}
-	tunnel, lane, err := hs.Accept(link.Config{Accept: func(s *link.Stream) {
-		s.Accept()
-		if _, err := io.Copy(s, s); err == nil {
-			_ = s.CloseWrite()
-		}
-	}})
+	tunnel, lane, err := hs.Accept(link.Config{Accept: f.accept})
 	if err != nil {
 		return
 	}
