@@ -133,12 +133,13 @@ func (l *Listener) carried(c *conn, s *link.Stream) {
 func (l *Listener) refused(c *conn, req link.OpenRequest, err error) {
 	c.reset()
 	attrs := []any{logging.FieldPeer, req.Peer, logging.FieldTrace, link.TraceID(req.Trace), "waited_ms", time.Since(c.start).Milliseconds()}
-	if c.gone != nil && errors.Is(err, errs.Canceled) {
+	cut := l.cutReason()
+	if cut == nil && c.gone != nil && errors.Is(err, errs.Canceled) {
 		l.log.Info("connection left the queue", append(append(attrs, logging.FieldReason, "application_gone"), logging.Error(c.gone)...)...)
 		return
 	}
 	l.count.failed.Inc()
-	if cut := l.cutReason(); cut != nil && errors.Is(err, errs.Canceled) {
+	if cut != nil && errors.Is(err, errs.Canceled) {
 		err = cut
 	}
 	l.log.Warn("connection refused", append(append(attrs, logging.FieldReason, refusal(err)), logging.Error(err)...)...)

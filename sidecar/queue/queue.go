@@ -239,8 +239,8 @@ func (q *Queue) releaseOne() (pause time.Duration, more bool) {
 		q.count.waited.Update(now.Sub(first.since).Seconds())
 	}
 	q.waiting.remove(first)
-	first.done <- err
 	q.changed()
+	first.done <- err
 	return 0, true
 }
 
@@ -275,11 +275,12 @@ func (q *Queue) Fail(err error) {
 
 // fail is Fail with mu held.
 func (q *Queue) fail(err error) {
-	for _, t := range q.waiting {
-		t.done <- q.refuse(t.prio, reasonOf(err), err)
-	}
+	all := q.waiting
 	q.waiting = nil
 	q.changed()
+	for _, t := range all {
+		t.done <- q.refuse(t.prio, reasonOf(err), err)
+	}
 }
 
 // Close ends the wait of everybody, lets nobody wait from now on, and returns when nothing of the queue runs any more.
