@@ -3,11 +3,13 @@ package relay_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"testing"
 	"time"
 	"weak"
@@ -220,8 +222,9 @@ func TestEarlyBytesAreLetGo(t *testing.T) {
 		_, _ = io.Copy(s, s)
 		_ = s.CloseWrite()
 	})
-	w := watch(t, "unix", 100)
-	_, err := w.app.Write([]byte("hello"))
+	const size = 4096 // no tiny object, which shares its memory
+	w := watch(t, "unix", size)
+	_, err := w.app.Write(make([]byte, size))
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return unread(t, w.conn) == 0 }, 10*time.Second, time.Millisecond)
 	s, err := tun.Open(link.OpenRequest{Route: "git"})
@@ -232,7 +235,7 @@ func TestEarlyBytesAreLetGo(t *testing.T) {
 	ended := make(chan error, 1)
 	relay.StartAfter(s, w.conn.(relay.Conn), kept, func(err error) { ended <- err })
 	kept, w.early = nil, nil
-	_, err = io.ReadFull(w.app, make([]byte, 5))
+	_, err = io.ReadFull(w.app, make([]byte, size))
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { runtime.GC(); return memory.Value() == nil }, 10*time.Second, time.Millisecond)
 	require.NoError(t, w.app.CloseWrite())
@@ -243,7 +246,11 @@ func TestEarlyBytesAreLetGo(t *testing.T) {
 func TestARefusalWhileEarlyBytesAreSent(t *testing.T) {
 	tun := tunnel(t, func(s *link.Stream) { s.Reset(errs.New(errs.RouteForbidden, "not yours")) })
 	w := watch(t, "tcp", 1<<20)
-	go func() { _, _ = w.app.Write(make([]byte, 1<<20)) }()
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := w.app.Write(make([]byte, 1<<20))
+		wrote <- err
+	}()
 	require.Eventually(t, func() bool { return unread(t, w.conn) == 0 }, 10*time.Second, time.Millisecond)
 	s, err := tun.Open(link.OpenRequest{Route: "git"})
 	require.NoError(t, err)
@@ -251,7 +258,7 @@ func TestARefusalWhileEarlyBytesAreSent(t *testing.T) {
 	relay.StartAfter(s, w.conn.(relay.Conn), w.stop(), func(err error) { ended <- err })
 	require.ErrorIs(t, <-ended, errs.RouteForbidden)
 	_, err = io.Copy(io.Discard, w.app)
-	require.Error(t, err)
+	require.ErrorIs(t, errors.Join(err, <-wrote), syscall.ECONNRESET, "told once, to whichever asks first")
 }
 
 func TestOnlySocketsCanBeWatched(t *testing.T) {
