@@ -75,6 +75,8 @@ const (
 	ListenFailed     Code = 303
 	KeyUnreadable    Code = 304
 	AuditBroken      Code = 305
+	SpoolUnusable    Code = 340
+	SpoolKey         Code = 341
 
 	RouteUnknown       Code = 401
 	BackendUnreachable Code = 402
@@ -104,6 +106,11 @@ const (
 	RequestLimit       Code = 426
 	ReviewUnavailable  Code = 427
 	DialQueueFull      Code = 428
+	SpoolFull          Code = 440
+	SpoolCorrupt       Code = 441
+	SpoolFailed        Code = 442
+	SpoolDropped       Code = 443
+	SpoolNoEnd         Code = 444
 
 	ProtocolViolation  Code = 501
 	MessageTooBig      Code = 502
@@ -146,6 +153,8 @@ var table = map[Code]Info{
 	ListenFailed:     {"cannot listen on the address", "See whether another process has the port, or choose another in the configuration.", 500, closeNotStarted, ExitConfiguration},
 	KeyUnreadable:    {"a key, certificate or secret file cannot be used", "Check that the file exists, is readable and holds what the key asks for.", 500, closeNotStarted, ExitConfiguration},
 	AuditBroken:      {"the audit log does not verify", "See which line is named: from there on the log was edited, cut or reordered, or a file of it is missing.", 500, closeNotStarted, ExitFailed},
+	SpoolUnusable:    {"the spool's directory cannot be used", "See that spool.dir is a directory that this user may write to, and that no other sidecar uses it.", 500, closeNotStarted, ExitConfiguration},
+	SpoolKey:         {"the key of a spooled connection is not configured", "Put the key that it was written with into spool.old_key_files, and restart; until then it is kept.", 500, closeNotStarted, ExitConfiguration},
 
 	RouteUnknown:       {"the gateway has no such route", "Check the route's name against routes in the gateway's configuration.", 404, ClosePolicy, ExitFailed},
 	BackendUnreachable: {"the backend cannot be reached", "Check the backend's address and that its server runs; the gateway must be let through to it.", 502, CloseTryLater, ExitFailed},
@@ -175,6 +184,11 @@ var table = map[Code]Info{
 	RequestLimit:       {"too many requests to the admin API", "Wait, then try again.", 429, CloseLimit, ExitFailed},
 	ReviewUnavailable:  {"the cluster could not be asked about the token", "Check that the gateway reaches the cluster's API and may create tokenreviews.", 503, CloseTryLater, ExitFailed},
 	DialQueueFull:      {"too many opens of the tenant wait for the backend", "Open fewer connections at once; see whether the backend is slow to connect.", 503, CloseTryLater, ExitFailed},
+	SpoolFull:          {"the spool is full", "See the sidecar's status for why it is not delivered; raise spool.size if outages last longer, or free space on the disk.", 503, CloseTryLater, ExitFailed},
+	SpoolCorrupt:       {"a spooled connection is damaged", "Look at it with `sidecar spool show`; `sidecar spool retry` delivers what is valid of it, `sidecar spool drop` removes it. Check the disk.", 500, CloseInternal, ExitFailed},
+	SpoolFailed:        {"the spool cannot be written or read", "Check the disk under spool.dir, its free space and its health.", 500, CloseInternal, ExitFailed},
+	SpoolDropped:       {"a spooled connection was dropped", "If nobody asked for it, the spool was full and spool.full is drop-oldest: see why it is not delivered, or raise spool.size.", 503, CloseTryLater, ExitFailed},
+	SpoolNoEnd:         {"the backend does not end a connection that was delivered", "Let the backend close its side once it has read everything, or raise spool.end_wait; until then the end of the connection is delivered again.", 504, CloseTryLater, ExitFailed},
 
 	ProtocolViolation:  {"the peer broke the tunnel protocol", "Compare the versions of sidecar and gateway; if they match, report it with the log lines around it.", 400, CloseProtocol, ExitFailed},
 	MessageTooBig:      {"a message was larger than agreed", "Compare tunnel.max_message of both sides and their versions.", 413, CloseTooBig, ExitFailed},

@@ -2,6 +2,7 @@ package link
 
 import (
 	"io"
+	"time"
 
 	"fairlead/shared/errs"
 )
@@ -13,6 +14,7 @@ type sendState struct {
 	segs     segments // retained: what is written and not yet consumed by the peer
 	cursor   int      // index in segs of the segment that holds next
 	acked    uint64   // consumed by the peer
+	told     uint64   // the same, but kept as the peer told it when the direction is dropped
 	next     uint64   // to be put on the lane next; a resume takes it back
 	end      uint64   // written by the application
 	highest  uint64   // high-water mark of next: what is below is a replay
@@ -50,16 +52,52 @@ func (s *Stream) WaitRoom() (int, error) {
 	return s.waitRoom()
 }
 
+// Room is WaitRoom with a bound: it returns 0 when nothing can be written within wait.
+func (s *Stream) Room(wait time.Duration) (int, error) {
+	s.t.mu.Lock()
+	defer s.t.mu.Unlock()
+	if room, err := s.roomNow(); room > 0 || err != nil || wait <= 0 {
+		return room, err
+	}
+	late := false
+	timer := time.AfterFunc(wait, func() {
+		s.t.mu.Lock()
+		defer s.t.mu.Unlock()
+		late = true
+		s.writable.Broadcast()
+	})
+	defer timer.Stop()
+	for {
+		s.writable.Wait()
+		if room, err := s.roomNow(); room > 0 || err != nil || late {
+			return room, err
+		}
+	}
+}
+
+// Acked is how many of the bytes sent the peer has consumed, as it last said: at a gateway, how many the backend's
+// connection has taken. It stays true after the stream's end.
+func (s *Stream) Acked() uint64 {
+	s.t.mu.Lock()
+	defer s.t.mu.Unlock()
+	return s.send.told
+}
+
+// roomNow is what can be written now, or why nothing ever can again. Called with mu held.
+func (s *Stream) roomNow() (int, error) {
+	switch {
+	case s.err != nil:
+		return 0, s.err
+	case s.send.fin || s.over:
+		return 0, io.ErrClosedPipe
+	}
+	return s.room(), nil
+}
+
 func (s *Stream) waitRoom() (int, error) {
 	for {
-		switch {
-		case s.err != nil:
-			return 0, s.err
-		case s.send.fin || s.over:
-			return 0, io.ErrClosedPipe
-		}
-		if n := s.room(); n > 0 {
-			return n, nil
+		if n, err := s.roomNow(); n > 0 || err != nil {
+			return n, err
 		}
 		s.writable.Wait()
 	}
@@ -219,7 +257,7 @@ func (s *Stream) acknowledge(consumed, limit uint64, finConsumed bool) error {
 
 // release lets go of buffers that are consumed to the end. A replay that is under way is overtaken.
 func (d *sendState) release(consumed uint64) {
-	d.acked = consumed
+	d.acked, d.told = consumed, consumed
 	d.next = max(d.next, consumed)
 	for d.segs.len() > 0 && d.segs.at(0).endOffset() <= consumed {
 		d.segs.pop().buf.Release()

@@ -1,0 +1,376 @@
+package spool
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+
+	"fairlead/shared/errs"
+	"fairlead/shared/logging"
+)
+
+// counts are the spool's metrics.
+type counts struct {
+	received, sent, answered, released, repeated, torn     *metrics.Counter
+	delivered, dropped, droppedBytes, quarantined, refused *metrics.Counter
+	writeErrors, syncErrors, storeErrors, deliveryErrors   *metrics.Counter
+}
+
+func newCounts(s *Spool, set *metrics.Set) *counts {
+	const prefix = "fairlead_sidecar_spool_"
+	gauge := func(name string, f func() float64) {
+		set.NewGauge(prefix+name, func() float64 {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return f()
+		})
+	}
+	gauge("connections", func() float64 { return float64(s.total() - len(s.bad)) })
+	gauge("receiving", func() float64 { return float64(s.live) })
+	gauge("delivering", func() float64 { return float64(s.delivering()) })
+	gauge("quarantine", func() float64 { return float64(len(s.bad)) })
+	gauge("bytes", func() float64 { return float64(s.used) })
+	gauge("size_bytes", func() float64 { return float64(s.cfg.Size) })
+	gauge("oldest_seconds", func() float64 {
+		if at := s.oldest(); !at.IsZero() {
+			return time.Since(at).Seconds()
+		}
+		return 0
+	})
+	c := func(name string) *metrics.Counter { return set.NewCounter(prefix + name) }
+	failed := func(op string) *metrics.Counter { return c(`errors_total{operation="` + op + `"}`) }
+	return &counts{received: c("received_bytes_total"), sent: c("sent_bytes_total"), answered: c("answered_bytes_total"), released: c("overlap_released_bytes_total"),
+		repeated: c("repeated_bytes_total"), torn: c("torn_bytes_total"), delivered: c("delivered_total"), dropped: c("dropped_total"),
+		droppedBytes: c("dropped_bytes_total"), quarantined: c("quarantined_total"), refused: c("refused_total"),
+		writeErrors: failed("write"), syncErrors: failed("sync"), storeErrors: failed("directory"), deliveryErrors: failed("deliver")}
+}
+
+// delivering is how many connections have a stream. Called with mu held.
+func (s *Spool) delivering() (n int) {
+	for _, list := range s.order {
+		for _, e := range list {
+			if e.stream != nil {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// oldest is when the connection was accepted that has waited longest; zero: there is none. Called with mu held.
+func (s *Spool) oldest() (at time.Time) {
+	for _, list := range s.order {
+		for _, e := range list {
+			if len(e.segs) > 0 && (at.IsZero() || e.at.Before(at)) {
+				at = e.at
+			}
+		}
+	}
+	return at
+}
+
+// Status describes the spool.
+type Status struct {
+	Dir         string     `json:"dir"`
+	Connections int        `json:"connections"`
+	Bytes       int64      `json:"bytes"` // on disk
+	Size        int64      `json:"size"`  // allowed
+	Oldest      *time.Time `json:"oldest"`
+	Receiving   int        `json:"receiving"`
+	Delivering  int        `json:"delivering"`
+	Delivered   uint64     `json:"delivered"`
+	Dropped     uint64     `json:"dropped"`
+	Quarantined int        `json:"quarantined"`
+	Error       string     `json:"error"`
+}
+
+// Status returns a snapshot.
+func (s *Spool) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := Status{Dir: s.cfg.Dir, Connections: s.total() - len(s.bad), Bytes: s.used, Size: s.cfg.Size, Receiving: s.live, Delivering: s.delivering(),
+		Delivered: s.count.delivered.Get(), Dropped: s.count.dropped.Get(), Quarantined: len(s.bad)}
+	if at := s.oldest(); !at.IsZero() {
+		st.Oldest = &at
+	}
+	if s.err != nil {
+		st.Error = s.err.Error()
+	}
+	return st
+}
+
+// Item describes a connection in the spool.
+type Item struct {
+	ID        ID        `json:"id"`
+	State     string    `json:"state"` // receiving, waiting, delivering, stalled, finishing, held or quarantined
+	Listener  string    `json:"listener"`
+	Route     string    `json:"route"`
+	Priority  string    `json:"priority"`
+	Peer      string    `json:"peer"`
+	Trace     string    `json:"trace"`
+	Time      time.Time `json:"time"`
+	Receiving bool      `json:"receiving"`
+	Full      bool      `json:"full"`      // not read from, because the spool or the disk is full
+	Bytes     int64     `json:"bytes"`     // on disk
+	Delivered uint64    `json:"delivered"` // position up to which the gateway has consumed it
+	Attempts  int       `json:"attempts"`  // that failed since then
+	Retry     time.Time `json:"retry,omitzero"`
+	Error     string    `json:"error"`
+	Encrypted bool      `json:"encrypted"`
+
+	Content *Content `json:"content,omitempty"` // what reading all of it has shown; Show only
+}
+
+// Content is what is found in a connection's files.
+type Content struct {
+	From  uint64 `json:"from"`  // first byte that is there
+	To    uint64 `json:"to"`    // and the one after the last that is valid
+	End   string `json:"end"`   // clean, cut, torn, damaged, or open: more may come
+	Error string `json:"error"` // damage
+}
+
+// item describes an entry. Called with mu held.
+func (s *Spool) item(e *entry) Item {
+	it := Item{ID: e.id, State: e.word(), Listener: e.from.Listener, Route: e.from.Route, Priority: e.from.Priority.String(), Peer: e.from.Peer, Trace: e.from.Trace,
+		Time: e.at, Receiving: e.live, Full: e.live && e.blocked, Bytes: e.size(), Delivered: e.acked, Attempts: e.attempts, Retry: e.after, Encrypted: e.encrypted}
+	if e.ours {
+		it.Encrypted = s.store.keys.current != ""
+	}
+	g := s.routes[e.from.Route]
+	switch {
+	case e.err != nil:
+		it.Error = e.err.Error()
+	case e.stream == nil && g != nil && g.failures > 0:
+		it.Error, it.Retry = errText(g.err), g.until
+	case e.stream == nil && s.tunnel.failures > 0:
+		it.Error, it.Retry = errText(s.tunnel.err), s.tunnel.until
+	}
+	return it
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func (e *entry) word() string {
+	switch {
+	case e.aside:
+		return "quarantined"
+	case e.state == held:
+		return "held"
+	case e.state == stalled:
+		return "stalled"
+	case e.state == finishing:
+		return "finishing"
+	case e.stream != nil && (e.state == working || e.state == ready):
+		return "delivering"
+	case e.live:
+		return "receiving"
+	}
+	return "waiting"
+}
+
+// List describes all connections, in the order in which they are delivered; what is in quarantine comes last.
+func (s *Spool) List() []Item {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]Item, 0, s.total())
+	for _, list := range append(s.order[:], s.bad) {
+		for _, e := range list {
+			if e.aside || e.end > 0 || len(e.segs) > 0 {
+				all = append(all, s.item(e))
+			}
+		}
+	}
+	return all
+}
+
+// Show describes one connection and reads all of it.
+func (s *Spool) Show(id ID) (Item, error) {
+	s.mu.Lock()
+	e := s.byID[id]
+	if e == nil {
+		s.mu.Unlock()
+		return Item{}, unknownID(id)
+	}
+	it, v := s.item(e), s.view(e)
+	if e.aside {
+		v.dir = s.store.quarantine()
+	}
+	s.mu.Unlock()
+	it.Content = inspect(v)
+	return it, nil
+}
+
+func inspect(v view) *Content {
+	c := &Content{}
+	if len(v.segs) == 0 {
+		return c
+	}
+	at := place{base: v.segs[0].base, offset: v.segs[0].base}
+	c.From = at.base
+	r := newReader(v, at)
+	defer r.close()
+	buf := make([]byte, 64<<10)
+	for {
+		_, err := r.Read(buf)
+		c.To = r.at.offset
+		switch {
+		case err == nil:
+			continue
+		case err == errMore:
+			c.End = "open"
+		case err == io.EOF:
+			c.End = r.end
+		default:
+			c.End, c.Error = endDamaged, err.Error()
+		}
+		return c
+	}
+}
+
+// Retry lets a connection be delivered now, whatever it waits for. One in quarantine goes back, and is delivered as far as it
+// is valid: that is for a person to decide.
+func (s *Spool) Retry(id ID) error {
+	s.mu.Lock()
+	e := s.byID[id]
+	if e == nil {
+		s.mu.Unlock()
+		return unknownID(id)
+	}
+	e.after, e.attempts = time.Time{}, 0
+	s.tunnel, *s.route(e.from.Route) = gate{}, gate{}
+	if e.aside {
+		return s.release(e)
+	}
+	s.mu.Unlock()
+	s.wakeUp()
+	return nil
+}
+
+// release takes an entry back from quarantine. Called with mu held, which it gives up.
+func (s *Spool) release(e *entry) error {
+	if e.from.Route == "" || errors.Is(e.err, errs.SpoolKey) || e.live {
+		defer s.mu.Unlock()
+		return errs.Wrap(errs.SpoolCorrupt, e.err, "connection %v cannot be delivered", e.id)
+	}
+	s.unlist(e)
+	e.salved, e.aside, e.ours, e.err = true, false, false, nil
+	e.saved.flags |= flagSalved
+	p := e.saved
+	e.saved.turn++
+	e.state = idle // until its files are back
+	s.enlist(e)
+	s.mu.Unlock()
+	err := errors.Join(p.write(s.store.quarantine(), e.id), s.store.move(s.store.quarantine(), s.cfg.Dir, e.id, e.segs))
+	if err != nil {
+		s.failed("taking a connection out of quarantine", errs.Wrap(errs.SpoolFailed, err, "connection %v", e.id))
+		return err
+	}
+	s.log.Warn("spooled connection taken out of quarantine by request", e.attrs()...)
+	s.mu.Lock()
+	if e.state == idle {
+		e.state = ready
+	}
+	s.mu.Unlock()
+	s.wakeUp()
+	return nil
+}
+
+// drainEvery is how often the progress of a drain is logged.
+const drainEvery = 2 * time.Second
+
+// Drain waits until everything is delivered and no application sends any more, or ctx ends. What is left stays on disk and is
+// delivered after the next start; it is returned. progress is called now and then, and may be nil. Connections that cannot be
+// delivered without a person are not waited for.
+func (s *Spool) Drain(ctx context.Context, progress func(Status)) (left Status) {
+	tick := time.NewTicker(drainEvery)
+	defer tick.Stop()
+	for {
+		s.mu.Lock()
+		empty, changed := s.drained(), s.empty
+		s.mu.Unlock()
+		if empty || ctx.Err() != nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+			continue
+		case <-tick.C:
+		}
+		st := s.Status()
+		s.log.Info("delivering what is spooled", "connections", st.Connections, "bytes", st.Bytes, "receiving", st.Receiving, logging.FieldError, st.Error)
+		if progress != nil {
+			progress(st)
+		}
+	}
+	left = s.Status()
+	if left.Connections > 0 || left.Quarantined > 0 {
+		s.log.Warn("connections stay in the spool, and are delivered after the next start", "connections", left.Connections, "bytes", left.Bytes,
+			"quarantined", left.Quarantined, logging.FieldError, left.Error)
+	}
+	return left
+}
+
+// drained says whether there is nothing to wait for. Called with mu held.
+func (s *Spool) drained() bool {
+	if s.live > 0 {
+		return false
+	}
+	for _, list := range s.order {
+		for _, e := range list {
+			if e.state != held {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// Close cuts the connections that are being received, and stops delivering. Everything that was kept stays on disk. It waits
+// for whoever works on the files: the callers of Accept, whose connections are reset, too. The lock is given up last.
+func (s *Spool) Close(context.Context) error {
+	why := errs.New(errs.ShuttingDown, "the sidecar is stopping")
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	var save []*entry
+	for _, list := range s.order {
+		for _, e := range list {
+			if e.cut != nil {
+				e.cut(why)
+			}
+			if e.stream != nil {
+				s.advance(e, e.stream)
+				save = append(save, e)
+			}
+		}
+	}
+	s.mu.Unlock()
+	for _, e := range save {
+		s.save(e)
+	}
+	s.mu.Lock()
+	for _, e := range save {
+		if st := e.stream; st != nil {
+			e.stream = nil
+			st.Reset(why)
+		}
+	}
+	s.mu.Unlock()
+	s.wakeUp()
+	s.wg.Wait()
+	s.received.Wait()
+	s.store.close()
+	return nil
+}
