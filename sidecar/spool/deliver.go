@@ -15,8 +15,7 @@ import (
 
 const (
 	quantum     = 4 << 20         // bytes of a turn
-	stallWait   = 2 * time.Second // how long a worker waits for a stream that takes nothing, before others get their turn
-	saveEvery   = 1 << 20         // bytes after which progress is written down; it is every second too
+	saveEvery   = 1 << 20         // bytes after which progress is written down; it is every Config.Interval too
 	damagedNote = "delivered as far as it is valid"
 )
 
@@ -84,7 +83,7 @@ func (s *Spool) turn(ctx context.Context, e *entry) error {
 
 // pass carries one buffer from the files to the stream.
 func (s *Spool) pass(r *reader, st *link.Stream, most int) (int, error) {
-	room, err := st.Room(stallWait)
+	room, err := st.Room(s.cfg.Stall)
 	if err != nil {
 		return 0, brokenBy(st, err)
 	}
@@ -199,9 +198,6 @@ func (s *Spool) advance(e *entry, st *link.Stream) {
 	s.route(e.from.Route).passed()
 	if acked > e.acked { // more than any stream before
 		e.acked, e.attempts, e.err = acked, 0, nil
-		if len(s.bad) == 0 {
-			s.err = nil
-		}
 	}
 }
 

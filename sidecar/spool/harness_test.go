@@ -56,11 +56,12 @@ type backend struct {
 
 // arrival is what one stream has brought.
 type arrival struct {
-	req  link.OpenRequest
-	mu   sync.Mutex
-	data []byte
-	done bool // ended in order
-	err  error
+	req    link.OpenRequest
+	stream uint32
+	mu     sync.Mutex
+	data   []byte
+	done   bool // ended in order
+	err    error
 }
 
 func (a *arrival) bytes() []byte {
@@ -160,7 +161,7 @@ func (b *backend) with(f func()) {
 func (b *backend) stream(s *link.Stream) {
 	var refuse func(link.OpenRequest) error
 	serve := takeAll
-	a := &arrival{req: s.Request()}
+	a := &arrival{req: s.Request(), stream: s.ID()}
 	b.with(func() {
 		refuse = b.refuse
 		if b.serve != nil {
@@ -394,4 +395,8 @@ func (r *rig) files() []string {
 	names, err := filepath.Glob(filepath.Join(r.cfg.Dir, "*.*"))
 	require.NoError(r.t, err)
 	return names
+}
+
+func contextWithTimeout(t testing.TB, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), d)
 }

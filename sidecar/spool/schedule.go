@@ -39,9 +39,6 @@ func (g *gate) fail(now time.Time, err error, wait func(failures int) time.Durat
 	return g.until.Sub(now)
 }
 
-// keepEvery is how often progress is written down and stalled deliveries are looked at.
-const keepEvery = time.Second
-
 // mostTold bounds the delay that a gateway asks for.
 const mostTold = 10 * time.Minute
 
@@ -84,20 +81,17 @@ func (s *Spool) Run(ctx context.Context) error {
 
 // keep does what has to be done every now and then.
 func (s *Spool) keep(ctx context.Context) {
-	tick := time.NewTicker(keepEvery)
+	tick := time.NewTicker(s.cfg.Interval)
 	defer tick.Stop()
-	pass := time.NewTicker(s.cfg.Interval)
-	defer pass.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-pass.C:
+		case now := <-tick.C:
 			if s.cfg.Fsync == FsyncInterval {
 				s.syncPass()
 			}
-		case <-tick.C:
-			s.look(time.Now())
+			s.look(now)
 		}
 	}
 }
@@ -275,7 +269,7 @@ func (s *Spool) setback(e *entry, err error) {
 		e.stream.Reset(err)
 		e.stream = nil
 	}
-	e.state, e.err, s.err = ready, err, err
+	e.state, e.err = ready, err
 	now := time.Now()
 	wait := s.delay(e, err, now)
 	if code == errs.SpoolKey {

@@ -85,8 +85,9 @@ func (s *Spool) free() {
 // awaitDisk makes room, or waits a while, after a write failed because the disk is full.
 func (s *Spool) awaitDisk(ctx context.Context, e *entry, cause error) error {
 	s.mu.Lock()
+	s.err = errs.Wrap(errs.SpoolFull, cause, "writing to %s", s.cfg.Dir)
 	if s.diskFull.IsZero() {
-		s.log.Error("the disk is full: the spool takes nothing until there is space", logging.Error(errs.Wrap(errs.SpoolFull, cause, "writing to %s", s.cfg.Dir))...)
+		s.log.Error("the disk is full: the spool takes nothing until there is space", logging.Error(s.err)...)
 		s.count.writeErrors.Inc()
 	}
 	s.diskFull = time.Now()
@@ -123,6 +124,7 @@ func (s *Spool) publish(w *writer, wrote bool) error {
 			s.diskFull = time.Time{}
 			s.log.Info("the disk has space again")
 		}
+		s.err = nil
 		before := e.size()
 		if i := e.tail(); i >= 0 && e.segs[i].base == w.seg.base {
 			e.segs[i] = w.seg

@@ -62,12 +62,13 @@ type Config struct {
 	Connections int           // connections in the spool at most; 10,000
 	Full        string        // FullRefuse or FullDropOldest; FullRefuse
 	Fsync       string        // FsyncAlways, FsyncInterval or FsyncNever; FsyncAlways
-	Interval    time.Duration // of FsyncInterval; 1 s
+	Interval    time.Duration // of FsyncInterval, and of writing progress down; 1 s
 	Resume      string        // ResumeOffset, ResumeLine or ResumeStart; ResumeOffset
 	Overlap     int64         // bytes before what was consumed that are sent again; 4 MiB; at most Size/4. Negative: none
 	Segment     int64         // bytes of a file, roughly; Size/128, but between 64 KiB and 8 MiB
 	Concurrency int           // deliveries at work at once; 4
 	OpensPerMin int           // streams begun for deliveries in a minute, so that others are left their share of the tenant's rate; 0: no limit
+	Stall       time.Duration // how long a delivery may take nothing before others have its turn; 2 s
 	EndWait     time.Duration // how long a backend that has everything may take to end its side; 1 min
 	RetryBase   time.Duration // bound of the first delay after a failure, which doubles; 1 s
 	RetryCap    time.Duration // largest bound; 1 min
@@ -98,6 +99,7 @@ func (c Config) complete() (Config, error) {
 	orDefault(&c.Overlap, min(4<<20, c.Size/4))
 	orDefault(&c.Segment, min(max(c.Size/128, 64<<10), 8<<20))
 	orDefault(&c.Concurrency, 4)
+	orDefault(&c.Stall, 2*time.Second)
 	orDefault(&c.EndWait, time.Minute)
 	orDefault(&c.RetryBase, time.Second)
 	orDefault(&c.RetryCap, time.Minute)
@@ -294,7 +296,6 @@ func (s *Spool) setAside(e *entry, why error) {
 	s.byID[e.id] = e
 	s.bad = append(s.bad, e)
 	e.state, e.err, e.aside = held, why, true
-	s.err = why
 	if e.stream != nil {
 		e.stream.Reset(why)
 		e.stream = nil

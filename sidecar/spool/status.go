@@ -96,10 +96,34 @@ func (s *Spool) Status() Status {
 	if at := s.oldest(); !at.IsZero() {
 		st.Oldest = &at
 	}
-	if s.err != nil {
-		st.Error = s.err.Error()
-	}
+	st.Error = errText(s.trouble())
 	return st
+}
+
+// trouble is the most general reason why something is not kept or not delivered now; nil: there is none. Called with mu held.
+func (s *Spool) trouble() error {
+	switch {
+	case s.err != nil:
+		return s.err
+	case s.tunnel.failures > 0 && s.total() > len(s.bad):
+		return s.tunnel.err
+	}
+	for _, list := range append(s.order[:], s.bad) {
+		for _, e := range list {
+			if err := s.why(e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// why is the reason why an entry is not delivered. Called with mu held.
+func (s *Spool) why(e *entry) error {
+	if g := s.routes[e.from.Route]; e.stream == nil && g != nil && g.failures > 0 {
+		return g.err
+	}
+	return e.err
 }
 
 // Item describes a connection in the spool.
@@ -140,12 +164,12 @@ func (s *Spool) item(e *entry) Item {
 		it.Encrypted = s.store.keys.current != ""
 	}
 	g := s.routes[e.from.Route]
+	it.Error = errText(s.why(e))
 	switch {
-	case e.err != nil:
-		it.Error = e.err.Error()
-	case e.stream == nil && g != nil && g.failures > 0:
-		it.Error, it.Retry = errText(g.err), g.until
-	case e.stream == nil && s.tunnel.failures > 0:
+	case e.aside || e.stream != nil:
+	case g != nil && g.failures > 0:
+		it.Retry = g.until
+	case s.tunnel.failures > 0:
 		it.Error, it.Retry = errText(s.tunnel.err), s.tunnel.until
 	}
 	return it
