@@ -242,7 +242,7 @@ func TestRefusals(t *testing.T) {
 	for _, it := range r.List() {
 		assert.Contains(t, it.Error, map[string]string{"forbidden": "FL-A204", "later": "FL-S411"}[it.Route])
 	}
-	assert.LessOrEqual(t, r.b.opens, 3+2*r.Spool.cfg.Concurrency)
+	assert.LessOrEqual(t, r.b.opened(), 3+2*r.Spool.cfg.Concurrency)
 	r.b.with(func() { r.b.refuse = nil })
 	require.NoError(t, r.Retry(r.List()[0].ID))
 	r.eventually("the route is open for all that wait", func() bool { return r.Status().Delivered == 4 })
@@ -257,7 +257,7 @@ func TestWithoutATunnel(t *testing.T) {
 		r.send(origin, content(uint64(i), 10))
 	}
 	r.eventually("they wait", func() bool { return r.List()[19].Error != "" })
-	r.b.with(func() { assert.LessOrEqual(t, r.b.opens, r.Spool.cfg.Concurrency) })
+	assert.LessOrEqual(t, r.b.opened(), r.Spool.cfg.Concurrency)
 	r.b.find(r.Spool)
 	r.eventually("they are delivered", func() bool { return r.Status().Delivered == 20 })
 	r.eventually("each once", func() bool { return len(r.b.hashes()) == 20 })
@@ -339,7 +339,7 @@ func TestDrain(t *testing.T) {
 	assert.Equal(t, 1, left.Connections)
 	assert.Contains(t, r.log.String(), "connections stay in the spool")
 	r.restart()
-	r.b.lost = false
+	r.b.find(r.Spool)
 	r.start()
 	r.eventually("delivered after the restart", func() bool { return r.b.hashes()[sha256.Sum256([]byte("kept"))] == 1 })
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -40,18 +41,25 @@ func TestMain(m *testing.M) {
 
 // backend is what is behind the gateway: it takes streams over a real tunnel, and keeps what they brought.
 type backend struct {
-	t       testing.TB
-	l       net.Listener
-	srv     *fasthttp.Server
-	lanes   sync.WaitGroup
-	mu      sync.Mutex
-	conns   []*arrival
-	tunnel  *link.Tunnel                           // the sidecar's end of the tunnel
-	gateway *link.Tunnel                           // the gateway's end
-	serve   func(s *link.Stream, a *arrival) error // nil: take everything, then end
-	refuse  func(req link.OpenRequest) error
-	lost    bool // no tunnel for now
-	opens   int
+	t     testing.TB
+	l     net.Listener
+	srv   *fasthttp.Server
+	lanes sync.WaitGroup
+	mu    sync.Mutex
+	conns []*arrival
+	*client
+	serve  func(s *link.Stream, a *arrival) error // nil: take everything, then end
+	refuse func(req link.OpenRequest) error
+}
+
+// client is the sidecar's end: it makes a tunnel whenever there is none.
+type client struct {
+	url    string
+	mu     sync.Mutex
+	tunnel *link.Tunnel
+	lost   bool // no tunnel for now
+	opens  int
+	lanes  sync.WaitGroup
 }
 
 // arrival is what one stream has brought.
@@ -108,6 +116,7 @@ func newBackend(t testing.TB) *backend {
 	var err error
 	b.l, err = net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
+	b.client = &client{url: "ws://" + b.l.Addr().String() + "/v1/tunnel"}
 	up := websocket.FastHTTPUpgrader{ReadBufferSize: ws.ReadBufferSize, WriteBufferSize: ws.WriteBufferSize, WriteBufferPool: ws.WriteBuffers, Subprotocols: []string{link.Subprotocol}}
 	b.srv = &fasthttp.Server{KeepHijackedConns: true, CloseOnShutdown: true, Handler: func(ctx *fasthttp.RequestCtx) {
 		b.lanes.Add(1)
@@ -129,6 +138,7 @@ func newBackend(t testing.TB) *backend {
 		_ = b.srv.Shutdown()
 		<-served
 		b.lanes.Wait()
+		b.client.lanes.Wait()
 	})
 	return b
 }
@@ -146,7 +156,6 @@ func (b *backend) lane(c *websocket.Conn) {
 	if err != nil {
 		return
 	}
-	b.with(func() { b.gateway = t })
 	_ = lane.Run()
 	t.Close(nil)
 	t.Wait()
@@ -177,28 +186,27 @@ func (b *backend) stream(s *link.Stream) {
 	b.with(func() { b.conns = append(b.conns, a) })
 	s.Accept()
 	err := serve(s, a)
+	a.mu.Lock()
+	a.done = err == nil // it has read the end: what the sidecar learns of that is another matter
+	a.mu.Unlock()
 	if err != nil {
 		s.Reset(errs.Wrap(errs.BackendBroken, err, "test"))
-	} else {
-		err = s.Wait()
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.done, a.err = err == nil, err
+	_ = s.Wait()
 }
 
 // connect makes the tunnel, if there is none.
-func (b *backend) connect() (*link.Tunnel, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.lost {
+func (c *client) connect() (*link.Tunnel, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.opens++; c.lost {
 		return nil, errs.New(errs.NoTunnel, "lost")
 	}
-	if b.tunnel != nil && b.tunnel.Err() == nil {
-		return b.tunnel, nil
+	if c.tunnel != nil && c.tunnel.Err() == nil {
+		return c.tunnel, nil
 	}
 	d := &ws.Dialer{Timeout: 10 * time.Second, MaxMessage: 1 << 20}
-	conn, err := d.Dial(context.Background(), "ws://"+b.l.Addr().String()+"/v1/tunnel", nil, link.Subprotocol)
+	conn, err := d.Dial(context.Background(), c.url, nil, link.Subprotocol)
 	if err != nil {
 		return nil, errs.Wrap(errs.NoTunnel, err, "dial")
 	}
@@ -207,8 +215,8 @@ func (b *backend) connect() (*link.Tunnel, error) {
 		conn.Abort()
 		return nil, errs.Wrap(errs.NoTunnel, err, "handshake")
 	}
-	b.tunnel = t
-	b.lanes.Go(func() {
+	c.tunnel = t
+	c.lanes.Go(func() {
 		_ = lane.Run()
 		t.Close(errs.New(errs.TunnelLost, "the lane broke"))
 		t.Wait()
@@ -217,26 +225,35 @@ func (b *backend) connect() (*link.Tunnel, error) {
 }
 
 // open is Config.Stream.
-func (b *backend) open(_ context.Context, req link.OpenRequest) (*link.Stream, error) {
-	t, err := b.connect()
-	b.with(func() { b.opens++ })
+func (c *client) open(_ context.Context, req link.OpenRequest) (*link.Stream, error) {
+	t, err := c.connect()
 	if err != nil {
 		return nil, err
 	}
 	return t.Open(req)
 }
 
+func (c *client) opened() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.opens
+}
+
 // lose ends the tunnel, and keeps it from coming back until find.
-func (b *backend) lose() {
-	var t *link.Tunnel
-	b.with(func() { b.lost, t = true, b.tunnel })
+func (c *client) lose() {
+	c.mu.Lock()
+	c.lost = true
+	t := c.tunnel
+	c.mu.Unlock()
 	if t != nil {
 		t.Close(errs.New(errs.TunnelLost, "test"))
 	}
 }
 
-func (b *backend) find(s *Spool) {
-	b.with(func() { b.lost = false })
+func (c *client) find(s *Spool) {
+	c.mu.Lock()
+	c.lost = false
+	c.mu.Unlock()
 	s.Kick()
 }
 
@@ -312,7 +329,7 @@ func (r *rig) stop() {
 func (r *rig) eventually(what string, ok func() bool) {
 	r.t.Helper()
 	if !assert.Eventually(r.t, ok, 20*time.Second, 2*time.Millisecond, what) {
-		r.t.Fatalf("%s\nstatus %+v\n%+v\n%s", what, r.Status(), r.List(), r.log.String())
+		r.t.Fatalf("not: %s\nstatus %+v\n%.2000s\n%.9000s", what, r.Status(), fmt.Sprintf("%+v", r.List()), r.log.String())
 	}
 }
 
