@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	quantum     = 4 << 20         // bytes of a turn
-	saveEvery   = 1 << 20         // bytes after which progress is written down; it is every Config.Interval too
+	quantum     = 4 << 20 // bytes of a turn
+	saveEvery   = 1 << 20 // bytes after which progress is written down; it is every Config.Interval too
 	damagedNote = "delivered as far as it is valid"
 )
 
@@ -198,6 +198,9 @@ func (s *Spool) advance(e *entry, st *link.Stream) {
 	s.route(e.from.Route).passed()
 	if acked > e.acked { // more than any stream before
 		e.acked, e.attempts, e.err = acked, 0, nil
+	}
+	if s.waiting.Load() > 0 { // what was consumed may be let go of
+		s.free()
 	}
 }
 

@@ -136,6 +136,7 @@ func newBackend(t testing.TB) *backend {
 	t.Cleanup(func() {
 		b.lose()
 		_ = b.srv.Shutdown()
+		b.l.Close() // the server may not have begun
 		<-served
 		b.lanes.Wait()
 		b.client.lanes.Wait()
@@ -357,6 +358,10 @@ func (r *rig) dialOver(network, addr string, from Origin) *sender {
 	require.NoError(r.t, err)
 	far, err := l.Accept()
 	require.NoError(r.t, err)
+	if tcp, ok := far.(*net.TCPConn); ok { // so that pushing back shows before megabytes are on the way
+		require.NoError(r.t, tcp.SetReadBuffer(64<<10))
+		require.NoError(r.t, c.(*net.TCPConn).SetWriteBuffer(64<<10))
+	}
 	s := &sender{Conn: c, done: make(chan error, 1)}
 	sp := r.Spool
 	go func() {

@@ -81,20 +81,30 @@ func (s *Spool) Run(ctx context.Context) error {
 
 // keep does what has to be done every now and then.
 func (s *Spool) keep(ctx context.Context) {
-	tick := time.NewTicker(s.cfg.Interval)
-	defer tick.Stop()
+	timer := time.NewTimer(s.cfg.Interval)
+	defer timer.Stop()
+	synced := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-tick.C:
-			if s.cfg.Fsync == FsyncInterval {
+		case now := <-timer.C:
+			if s.cfg.Fsync == FsyncInterval && now.Sub(synced) >= s.cfg.Interval {
 				s.syncPass()
+				synced = now
 			}
 			s.look(now)
 		}
+		next := s.cfg.Interval
+		if s.waiting.Load() > 0 {
+			next = min(next, pressedEvery)
+		}
+		timer.Reset(next)
 	}
 }
+
+// pressedEvery is how often progress is looked at while somebody waits for space.
+const pressedEvery = 50 * time.Millisecond
 
 // look goes over all streams: progress that is worth writing down, those that take bytes again, and those whose end is late.
 func (s *Spool) look(now time.Time) {

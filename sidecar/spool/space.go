@@ -18,6 +18,9 @@ const (
 // diskPause is how often a full disk is tried again: others may have freed space on it.
 const diskPause = time.Second
 
+// tellEvery bounds how often it is logged that the disk is full: close to that, it is again and again.
+const tellEvery = time.Minute
+
 // reserve takes space for some bytes, at most `most` of them, and says for how many: 0 when there is too little. What is not
 // used is given back by settle.
 func (s *Spool) reserve(e *entry, most int64) int64 {
@@ -52,6 +55,8 @@ func (s *Spool) makeRoom(ctx context.Context, e *entry) error {
 		s.dropFull(victim)
 		return nil
 	}
+	s.waiting.Add(1) // so that what frees space is noticed sooner
+	defer s.waiting.Add(-1)
 	return pause(ctx, freed)
 }
 
@@ -86,7 +91,8 @@ func (s *Spool) free() {
 func (s *Spool) awaitDisk(ctx context.Context, e *entry, cause error) error {
 	s.mu.Lock()
 	s.err = errs.Wrap(errs.SpoolFull, cause, "writing to %s", s.cfg.Dir)
-	if s.diskFull.IsZero() {
+	if time.Since(s.diskTold) > tellEvery {
+		s.diskTold, s.diskSaid = time.Now(), true
 		s.log.Error("the disk is full: the spool takes nothing until there is space", logging.Error(s.err)...)
 		s.count.writeErrors.Inc()
 	}
@@ -122,7 +128,10 @@ func (s *Spool) publish(w *writer, wrote bool) error {
 	if wrote {
 		if !s.diskFull.IsZero() {
 			s.diskFull = time.Time{}
-			s.log.Info("the disk has space again")
+			if s.diskSaid {
+				s.log.Info("the disk has space again")
+			}
+			s.diskSaid = false
 		}
 		s.err = nil
 		before := e.size()
@@ -193,7 +202,7 @@ func (e *entry) deliveredSegments() (n int) {
 
 // detach takes the first n segments out of an entry. Called with mu held.
 func (s *Spool) detach(e *entry, n int) {
-	if n == len(e.segs) && e.live {
+	if n > 0 && n == len(e.segs) && e.live {
 		e.sealed = true
 		delete(s.dirty, e)
 	}

@@ -31,6 +31,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -138,7 +139,10 @@ type Spool struct {
 	used       int64 // bytes on disk
 	reserved   int64 // bytes that are being read from applications
 	freed      chan struct{}
-	diskFull   time.Time // when a write last failed for want of space; zero: none since one succeeded
+	waiting    atomic.Int32 // who wait for space
+	diskFull   time.Time    // when a write last failed for want of space; zero: none since one succeeded
+	diskTold   time.Time    // when that was last logged
+	diskSaid   bool         // and that it is over was not
 	dirty      map[*entry]*os.File
 	dirtyNames bool
 	syncWaits  []*syncWait
