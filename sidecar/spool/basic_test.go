@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -16,7 +17,7 @@ import (
 func TestWhatIsAcknowledgedIsOnDiskAndIsDelivered(t *testing.T) {
 	for _, fsync := range []string{FsyncAlways, FsyncInterval, FsyncNever} {
 		for _, size := range []int{1, 100, maxPayload, maxPayload + 1, 3 << 20} {
-			r := newRig(t, func(c *Config) { c.Fsync = fsync })
+			r := newRig(t, func(c *Config) { c.Fsync, c.Segment, c.Interval = fsync, 256<<10, 5*time.Millisecond })
 			r.b.lose()
 			r.start()
 			data := content(uint64(size), size)

@@ -43,7 +43,7 @@ func (s *Spool) syncPass() {
 	}
 	failed := map[*entry]error{}
 	for e, f := range dirty {
-		err := fdatasync(f)
+		err := f.Sync()
 		if errors.Is(err, os.ErrClosed) { // its writer has ended the segment, and synced it
 			err = nil
 		}

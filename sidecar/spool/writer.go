@@ -247,7 +247,7 @@ func (w *writer) sync() error {
 	if w.f == nil {
 		return nil
 	}
-	err := fdatasync(w.f)
+	err := w.f.Sync()
 	if err == nil && !w.named {
 		err = w.s.store.syncDir()
 		w.named = err == nil
