@@ -58,6 +58,7 @@ const (
 	TunnelLost       Code = 109
 	GaveUp           Code = 110
 	ConnectionBroken Code = 111
+	NoSidecar        Code = 115
 
 	TokenMissing      Code = 201
 	TokenExpired      Code = 202
@@ -136,6 +137,7 @@ var table = map[Code]Info{
 	TunnelLost:       {"the tunnel could not be resumed", "Connect again. If the gateway was away for longer than tunnel.resume_ttl, raise it.", 503, CloseUnknown, ExitFailed},
 	GaveUp:           {"gave up reconnecting", "Mend what the last attempt says, then POST /api/reconnect or restart; reconnect.max_attempts: 0 never gives up.", 503, CloseTryLater, ExitGaveUp},
 	ConnectionBroken: {"the application's connection broke", "See the application: it reset its connection.", 502, CloseNormal, ExitFailed},
+	NoSidecar:        {"no sidecar answers on its admin API", "See whether the sidecar runs and what admin.listen says; --admin names another address.", 502, closeNotStarted, ExitFailed},
 
 	TokenMissing:      {"no token was given", "Set gateway.token_file (or gateway.token); other clients send Authorization: Bearer.", 401, CloseInvalid, ExitAuthentication},
 	TokenExpired:      {"the token has expired", "Renew the token; if it was just issued, compare the clocks of issuer and gateway.", 401, CloseExpired, ExitAuthentication},
