@@ -30,7 +30,10 @@ func (c *Client) Wait(ctx context.Context, w io.Writer, timeout time.Duration) e
 		switch {
 		case err == nil, errors.Is(err, errs.GaveUp), ctx.Err() != nil:
 			return err
-		case within.Err() != nil && last != nil: // err is only that the time is up
+		case within.Err() != nil: // err may be no more than that
+			if last == nil {
+				last = err
+			}
 		case last == nil || reason(err) != reason(last):
 			last = err
 			fmt.Fprintln(w, "waiting:", reason(err))

@@ -1,9 +1,12 @@
 package view
 
 import (
+	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
+	"fairlead/shared/errs"
 	"fairlead/sidecar/status"
 )
 
@@ -31,8 +34,17 @@ func (m *Model) Failed(err error, now time.Time) {
 	if m.Silent.IsZero() {
 		m.Silent = now
 	}
-	m.Error = err.Error()
+	m.Error = cause(err)
 	m.sample(0, 0)
+}
+
+// cause is why there is no answer, in short: that there is none, and where, is said besides.
+func cause(err error) string {
+	var number syscall.Errno
+	if errors.As(err, &number) {
+		return number.Error()
+	}
+	return errs.From(err).Text()
 }
 
 // Remember begins the sparklines with what the sidecar itself remembers.

@@ -56,10 +56,11 @@ func health(st *status.Status, now time.Time) Line {
 
 // whyNot says why no connection would be carried; empty when one would.
 func whyNot(st *status.Status) Line {
-	if st.Ready {
+	why := st.Why()
+	if st.Ready || why == st.State {
 		return nil
 	}
-	return Line{span(plain, label("because")), span(warn, st.Why())}
+	return Line{span(plain, label("because")), span(warn, why)}
 }
 
 func label(s string) string { return pad(s, 11, false) }

@@ -66,7 +66,8 @@ func (s *screen) size() (columns, rows int) {
 	return columns, rows
 }
 
-// draw writes a frame over the one before, in one piece.
+// draw writes a frame over the one before, in one piece. A row is erased before it is written, not after: a cursor behind
+// the last column stands on it, and would erase it.
 func (s *screen) draw(lines []Line, color bool) error {
 	var b strings.Builder
 	b.WriteString("\x1b[H")
@@ -74,14 +75,17 @@ func (s *screen) draw(lines []Line, color bool) error {
 		if i > 0 {
 			b.WriteString("\r\n")
 		}
+		if i == len(lines)-1 {
+			b.WriteString("\x1b[J") // this row and all below it
+		} else {
+			b.WriteString("\x1b[K")
+		}
 		if color {
 			b.WriteString(l.ANSI())
 		} else {
 			b.WriteString(l.String())
 		}
-		b.WriteString("\x1b[K")
 	}
-	b.WriteString("\x1b[J")
 	if _, err := s.out.WriteString(b.String()); err != nil {
 		return errs.Wrap(errs.Internal, err, "writing to the terminal")
 	}

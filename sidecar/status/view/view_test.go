@@ -3,11 +3,13 @@ package view_test
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 	"unicode"
@@ -15,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"fairlead/shared/errs"
 	"fairlead/sidecar/status"
 	"fairlead/sidecar/status/view"
 )
@@ -76,12 +79,12 @@ func TestSummaries(t *testing.T) {
 
 func TestASidecarThatIsAway(t *testing.T) {
 	m := &view.Model{Address: "127.0.0.1:9901"}
-	m.Failed(errors.New("connection refused"), ago(65*time.Second))
-	m.Failed(errors.New("connection refused"), ago(64*time.Second))
+	m.Failed(fmt.Errorf("dial: %w", syscall.ECONNREFUSED), ago(65*time.Second))
+	m.Failed(fmt.Errorf("dial: %w", syscall.ECONNREFUSED), ago(64*time.Second))
 	assert.Contains(t, shown(m.Frame(80, 24, noon)), "○ no answer since 11:58:55 (1m 5s)  connection refused\n")
 	m.Answered(well())
 	assert.NotContains(t, shown(m.Frame(80, 24, noon)), "no answer")
-	m.Failed(errors.New("reset"), ago(2*time.Second))
+	m.Failed(errs.New(errs.NoSidecar, "reset"), ago(2*time.Second))
 	got := shown(m.Frame(80, 24, noon))
 	assert.Contains(t, got, "○ no answer since 11:59:58 (2s)  reset\n")
 	assert.Contains(t, got, "gateway-a.eu.example.com", "what was known last stays")
@@ -169,4 +172,11 @@ func TestColours(t *testing.T) {
 	line := view.Summary(failed(), noon)[1]
 	assert.Contains(t, line.ANSI(), "\x1b[31;1m● failed\x1b[0m")
 	assert.NotContains(t, line.String(), "\x1b")
+}
+
+func TestTheGuideShowsWhatIsShown(t *testing.T) {
+	guide, err := os.ReadFile("../../../docs/status.md")
+	require.NoError(t, err)
+	assert.Contains(t, string(guide), shown(view.Summary(reconnecting(), noon)))
+	assert.Contains(t, string(guide), shown(model(well()).Frame(80, 24, noon)))
 }
