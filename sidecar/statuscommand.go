@@ -121,6 +121,9 @@ func waitCommand(flags *sharedconfig.Flags) *cobra.Command {
 	var timeout time.Duration
 	cmd := asking(flags, "wait", "Wait until a connection would be carried; exit with 1 when time is up, with 4 when the sidecar has given up",
 		func(cmd *cobra.Command, c *status.Client) error {
+			if timeout < 0 {
+				return errs.New(errs.ConfigInvalid, "wait: --timeout %s: allowed is 0s, which waits for ever, or more", timeout)
+			}
 			return c.Wait(cmd.Context(), cmd.OutOrStdout(), timeout)
 		})
 	cmd.Flags().DurationVar(&timeout, "timeout", time.Minute, "how long to wait; 0s: for ever")
