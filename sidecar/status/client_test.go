@@ -142,7 +142,7 @@ func TestAnswersThatAreNoneOfASidecar(t *testing.T) {
 		"types":     {func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`{"state":7,"queue":[]}`)) }, "another version"},
 		"huge":      {func(w http.ResponseWriter, _ *http.Request) { endless(w) }, "more than 8 MiB"},
 		"not found": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) }, "HTTP status 404"},
-		"redirect":  {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", 302) }, "HTTP status 302"},
+		"redirect":  {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) }, "HTTP status 302"},
 	} {
 		c, _ := serve(t, time.Minute, h.handle)
 		_, err := c.Status(t.Context())

@@ -235,7 +235,7 @@ func TestTheLiveViewOutlivesTheSidecar(t *testing.T) {
 	p.shows("● connected")
 	s.srv.Close()
 	p.shows("○ no answer since", "gateway-a.eu.example.com")
-	s = startSidecar(t, address, recent(failed()))
+	startSidecar(t, address, recent(failed()))
 	p.shows("● failed", "FL-N110 gave up after 10 attempts")
 	assert.NotContains(t, p.tmux("capture-pane", "-p", "-e"), "\x1b[3", "no colours")
 
