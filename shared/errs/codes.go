@@ -58,6 +58,7 @@ const (
 	TunnelLost       Code = 109
 	GaveUp           Code = 110
 	ConnectionBroken Code = 111
+	ProxyAuth        Code = 112
 	NoSidecar        Code = 115
 
 	TokenMissing      Code = 201
@@ -137,6 +138,7 @@ var table = map[Code]Info{
 	TunnelLost:       {"the tunnel could not be resumed", "Connect again. If the gateway was away for longer than tunnel.resume_ttl, raise it.", 503, CloseUnknown, ExitFailed},
 	GaveUp:           {"gave up reconnecting", "Mend what the last attempt says, then POST /api/reconnect or restart; reconnect.max_attempts: 0 never gives up.", 503, CloseTryLater, ExitGaveUp},
 	ConnectionBroken: {"the application's connection broke", "See the application: it reset its connection.", 502, CloseNormal, ExitFailed},
+	ProxyAuth:        {"the egress proxy wants credentials", "Put user name and password into the URL of gateway.proxy or HTTPS_PROXY; only the scheme Basic is spoken.", 502, closeNotStarted, ExitFailed},
 	NoSidecar:        {"no sidecar answers on its admin API", "See whether the sidecar runs and what admin.listen says; --admin names another address.", 502, closeNotStarted, ExitFailed},
 
 	TokenMissing:      {"no token was given", "Set gateway.token_file (or gateway.token); other clients send Authorization: Bearer.", 401, CloseInvalid, ExitAuthentication},

@@ -29,6 +29,11 @@ type Lane struct {
 	sync     syncState
 	synced   bool // the peer's state is known: frames may flow
 	pulse    pulse
+	heard    time.Time // the last frame
+	rested   time.Time // when the writer had nothing more to do, the last time
+	ended    bool
+
+	quietAtEnd time.Duration // see Quiet
 
 	maxFrame int       // payload of a DATA frame, bytes; follows the lane's rate
 	rateFrom time.Time // start of the busy period that is measured; zero when idle
@@ -75,6 +80,7 @@ func (l *Lane) Run() error {
 func (l *Lane) stop(err error) error {
 	t := l.t
 	t.mu.Lock()
+	l.noteEnd()
 	if l.cause != nil {
 		err = l.cause
 	}
@@ -132,6 +138,7 @@ func (l *Lane) displace() {
 
 // abort ends the lane for a reason found elsewhere than in its reader. Called with mu held.
 func (l *Lane) abort(cause error) {
+	l.noteEnd()
 	if l.cause == nil {
 		l.cause = cause
 	}
@@ -294,7 +301,7 @@ func (l *Lane) flush() error {
 
 // rest notes that nobody has anything to write. What a lane takes without making its writer wait may be larger.
 func (l *Lane) rest() {
-	l.idle, l.rateFrom = true, time.Time{}
+	l.idle, l.rested, l.rateFrom = true, time.Now(), time.Time{}
 	l.maxFrame = min(2*l.maxFrame, MaxPayload)
 	l.t.frame = l.maxFrame
 }
@@ -388,6 +395,7 @@ func (l *Lane) readFrame(r io.Reader) error {
 		}
 		l.t.mu.Unlock()
 	}()
+	l.heard = time.Now()
 	keep, err = l.dispatch(h, buf, n)
 	return err
 }

@@ -108,6 +108,8 @@ type Tunnel struct {
 	acks     []*Stream
 	ackTimer *time.Timer
 	rtt      rttEstimate
+	// heartbeat is the time between pings that is in force; the sidecar may learn another one than configured.
+	heartbeat time.Duration
 
 	handlers tally // Accept, Renew and drain goroutines, and closing displaced lanes
 }
@@ -115,6 +117,7 @@ type Tunnel struct {
 // counters of a tunnel, over all its lanes.
 type counters struct {
 	opened, sent, received, replayed, framesSent, framesReceived, resumes atomic.Uint64
+	pingsSent, pingsAnswered, pingsLost                                   atomic.Uint64
 }
 
 // Stats is a snapshot of a tunnel.
@@ -128,13 +131,19 @@ type Stats struct {
 	FramesReceived uint64        // frames of every kind
 	Resumes        uint64        // lanes after the first
 	RTT            time.Duration // smoothed round trip; 0 until measured
+	LastRTT        time.Duration // the last one measured
+	PingsSent      uint64
+	PingsAnswered  uint64        // in time, by a PONG or any other sign of life
+	PingsLost      uint64        // not answered in time: within 4 s, or 8 round trips where those are longer
+	Silent         time.Duration // how long a ping has been without any sign of life; 0: none is
+	Heartbeat      time.Duration // between pings, as in force
 	Retained       int64         // bytes of windows beyond their initial size
 	Attached       bool          // a lane carries the tunnel now
 	Epoch          uint64
 }
 
 func newTunnel(cfg Config, client bool, peer limits) *Tunnel {
-	t := &Tunnel{cfg: cfg, client: client, peer: peer, budget: NewBudget(cfg.Memory, cfg.Budget),
+	t := &Tunnel{cfg: cfg, client: client, peer: peer, heartbeat: cfg.Heartbeat, budget: NewBudget(cfg.Memory, cfg.Budget),
 		done: make(chan struct{}), streams: make(map[uint32]*Stream), epoch: 1, frame: MaxPayload}
 	t.sched.init()
 	if !client {
@@ -192,9 +201,14 @@ func (t *Tunnel) Attached() bool {
 func (t *Tunnel) Stats() Stats {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	var silent time.Duration
+	if t.lane != nil {
+		silent = t.lane.silent()
+	}
 	return Stats{Streams: len(t.streams), Opened: t.count.opened.Load(), BytesSent: t.count.sent.Load(), BytesReceived: t.count.received.Load(),
 		BytesReplayed: t.count.replayed.Load(), FramesSent: t.count.framesSent.Load(), FramesReceived: t.count.framesReceived.Load(),
-		Resumes: t.count.resumes.Load(), RTT: t.rtt.smoothed, Retained: t.budget.Used(), Attached: t.lane != nil, Epoch: t.epoch}
+		Resumes: t.count.resumes.Load(), RTT: t.rtt.smoothed, LastRTT: t.rtt.last, PingsSent: t.count.pingsSent.Load(),
+		PingsAnswered: t.count.pingsAnswered.Load(), PingsLost: t.count.pingsLost.Load(), Silent: silent, Heartbeat: t.heartbeat, Retained: t.budget.Used(), Attached: t.lane != nil, Epoch: t.epoch}
 }
 
 // Open begins a stream. It never waits: data may be written at once, and goes out with the OPEN. Whether the gateway

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"fairlead/shared/errs"
 )
 
 // Cork is a network connection that gathers writes once it is asked to: it sits under TLS, so that the records of a frame,
@@ -16,6 +18,7 @@ import (
 type Cork struct {
 	net.Conn
 	received atomic.Uint64
+	bound    uint64 // most bytes to be read until it holds; 0: no bound. The reading goroutine alone uses it
 
 	mu   sync.Mutex
 	held bool
@@ -35,7 +38,9 @@ func NewCork(c net.Conn) *Cork { return &Cork{Conn: c} }
 // Read reads from the network and counts.
 func (c *Cork) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	c.received.Add(uint64(n))
+	if total := c.received.Add(uint64(n)); c.bound > 0 && total > c.bound {
+		return 0, errs.New(errs.UpgradeFailed, "an answer of more than %d bytes before the WebSocket", c.bound)
+	}
 	return n, err
 }
 
@@ -87,11 +92,11 @@ func (c *Cork) flush() error {
 // Buffered is the number of bytes gathered.
 func (c *Cork) Buffered() int { return int(c.n.Load()) }
 
-// hold begins to gather.
+// hold begins to gather, and ends the bound. Nobody reads meanwhile.
 func (c *Cork) hold() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.held = true
+	c.held, c.bound = true, 0
 }
 
 // SetWriteDeadline has no effect on a cork that holds: its writes do not block, and a deadline that the WebSocket library
