@@ -143,6 +143,7 @@ func (l *Lane) onPong(token uint64) {
 			l.t.count.pingsAnswered.Add(1)
 		}
 		l.t.rtt.add(took)
+		l.t.survived = p.quiet
 	}
 }
 

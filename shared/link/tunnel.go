@@ -110,6 +110,7 @@ type Tunnel struct {
 	rtt      rttEstimate
 	// heartbeat is the time between pings that is in force; the sidecar may learn another one than configured.
 	heartbeat time.Duration
+	survived  time.Duration // see Stats
 
 	handlers tally // Accept, Renew and drain goroutines, and closing displaced lanes
 }
@@ -137,6 +138,7 @@ type Stats struct {
 	PingsLost      uint64        // not answered in time: within 4 s, or 8 round trips where those are longer
 	Silent         time.Duration // how long a ping has been without any sign of life; 0: none is
 	Heartbeat      time.Duration // between pings, as in force
+	Survived       time.Duration // how quiet the lane had been before the last ping that was answered
 	Retained       int64         // bytes of windows beyond their initial size
 	Attached       bool          // a lane carries the tunnel now
 	Epoch          uint64
@@ -208,7 +210,7 @@ func (t *Tunnel) Stats() Stats {
 	return Stats{Streams: len(t.streams), Opened: t.count.opened.Load(), BytesSent: t.count.sent.Load(), BytesReceived: t.count.received.Load(),
 		BytesReplayed: t.count.replayed.Load(), FramesSent: t.count.framesSent.Load(), FramesReceived: t.count.framesReceived.Load(),
 		Resumes: t.count.resumes.Load(), RTT: t.rtt.smoothed, LastRTT: t.rtt.last, PingsSent: t.count.pingsSent.Load(),
-		PingsAnswered: t.count.pingsAnswered.Load(), PingsLost: t.count.pingsLost.Load(), Silent: silent, Heartbeat: t.heartbeat, Retained: t.budget.Used(), Attached: t.lane != nil, Epoch: t.epoch}
+		PingsAnswered: t.count.pingsAnswered.Load(), PingsLost: t.count.pingsLost.Load(), Silent: silent, Heartbeat: t.heartbeat, Survived: t.survived, Retained: t.budget.Used(), Attached: t.lane != nil, Epoch: t.epoch}
 }
 
 // Open begins a stream. It never waits: data may be written at once, and goes out with the OPEN. Whether the gateway

@@ -65,7 +65,7 @@ func (a *dialAttempt) ask(ctx context.Context) (*http.Response, []byte, error) {
 		c = t
 	}
 	u.Scheme, u.RawPath, u.RawQuery = "", "", ""
-	u.Path = strings.TrimSuffix(strings.TrimSuffix(u.Path, "v1/tunnel"), "/")+"/readyz"
+	u.Path = strings.TrimSuffix(strings.TrimSuffix(u.Path, "v1/tunnel"), "/") + "/readyz"
 	req := &http.Request{Method: http.MethodGet, URL: u, Host: u.Host, Header: http.Header{"Connection": {"close"}}}
 	if err := req.Write(c); err != nil {
 		return nil, nil, err

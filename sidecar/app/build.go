@@ -26,7 +26,7 @@ func (a *App) newPool() (*tunnel.Pool, error) {
 	}
 	a.warnPlaintext()
 	return tunnel.New(tunnel.Config{
-		Endpoints:      endpoints(a.cfg.Gateway.Endpoints),
+		Endpoints:      tunnel.InOrder(endpoints(a.cfg.Gateway.Endpoints)),
 		Dialer:         dialer,
 		ConnectTimeout: a.cfg.Gateway.ConnectTimeout,
 		Token:          a.token.get,

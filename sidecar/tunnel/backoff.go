@@ -30,16 +30,14 @@ type retry struct {
 
 func newRetry(b Backoff) *retry { return &retry{b: b, float: rand.Float64} }
 
-// next returns how long to wait after a failed attempt, and whether to give up instead. told is the delay that a server
+// next returns how long to wait after a failed attempt, and whether all attempts are used up. told is the delay that a server
 // asked for; it wins. An eager wait takes only part of a step, so that eagerness does not use up the attempts.
-func (r *retry) next(eager bool, told time.Duration) (wait time.Duration, giveUp bool) {
+func (r *retry) next(eager bool, told time.Duration) (wait time.Duration, spent bool) {
 	if r.owed <= 0 {
 		r.failures++
-		if r.b.MaxAttempts > 0 && r.failures >= r.b.MaxAttempts {
-			return 0, true
-		}
 		r.owed = time.Duration(r.float() * float64(r.bound()))
 	}
+	spent = r.b.MaxAttempts > 0 && r.failures >= r.b.MaxAttempts
 	wait = r.owed
 	if eager && wait > eagerCap {
 		wait = time.Duration(r.float() * float64(eagerCap))
@@ -48,8 +46,11 @@ func (r *retry) next(eager bool, told time.Duration) (wait time.Duration, giveUp
 	if told > 0 {
 		wait = min(told, mostTold)
 	}
-	return wait, false
+	return wait, spent
 }
+
+// first is how long to wait after the loss of a lane that had been stable, which is no failed attempt.
+func (r *retry) first() time.Duration { return time.Duration(r.float() * float64(r.b.Base)) }
 
 // bound is base × 2^(failures-1), up to the cap.
 func (r *retry) bound() time.Duration {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -15,9 +16,11 @@ import (
 	"fairlead/shared/ws"
 )
 
-// Config is what a Pool needs.
+// Config is what a Pool needs. Pool.Reconfigure takes a changed one, but for the fields that are marked as fixed.
 type Config struct {
-	Endpoints      []string
+	Endpoints      []Endpoint    // at least one
+	Failback       time.Duration // for how long an endpoint must be healthy before tunnels go back to it; 0: 60 s
+	Probe          time.Duration // between probes of an endpoint that carries no tunnel, when there are several; 0: 15 s
 	Dialer         *ws.Dialer
 	ConnectTimeout time.Duration          // for dial, upgrade and handshake of an attempt
 	Token          func() (string, error) // asked for each attempt
@@ -26,28 +29,54 @@ type Config struct {
 	Mixed          bool          // listeners of different priorities: bulk gets a tunnel of its own
 	Idle           time.Duration // a tunnel that the pool does not want ends after so long without streams; 0: never
 	Backoff        Backoff
-	Reconnect      bool        // false: the first failure is final
-	Waiting        func() bool // somebody waits for a tunnel
-	Up             func()      // a tunnel came up; must not block
-	GaveUp         func(error) // no tunnel is left that is not given up; must not block
-	Logger         *slog.Logger
-	Metrics        *metrics.Set
+	Reconnect      bool         // false: the first failure is final
+	Memory         Memory       // of what was learned; nil: nothing is remembered. Fixed
+	Waiting        func() bool  // somebody waits for a tunnel. Fixed
+	Up             func()       // a tunnel came up, or works again; must not block. Fixed
+	GaveUp         func(error)  // reconnecting was given up, once each time; must not block. Fixed
+	Logger         *slog.Logger // fixed
+	Metrics        *metrics.Set // fixed
+}
+
+const (
+	defaultFailback = time.Minute
+	defaultProbe    = 15 * time.Second
+)
+
+func (c Config) withDefaults() *Config {
+	if c.Failback == 0 {
+		c.Failback = defaultFailback
+	}
+	if c.Probe == 0 {
+		c.Probe = defaultProbe
+	}
+	return &c
 }
 
 // Pool keeps between Min and Max tunnels.
 type Pool struct {
-	cfg     Config
+	cfg     atomic.Pointer[Config]
+	log     *slog.Logger
+	ends    *endpoints
+	meter   *meter
 	history history
-	look    chan struct{} // lets the pool's goroutine look at its slots now
+	look    chan struct{}  // lets the pool's goroutine look at its slots now
+	tasks   sync.WaitGroup // attempts and probes
 
 	mu      sync.Mutex
 	slots   []*slot
 	next    int // number of the next slot
+	want    int // tunnels that the use asks for, as of the last look
 	noSpare time.Time
+	noMove  time.Time     // before this no tunnel is moved to another endpoint
 	watch   chan struct{} // closed at the next change of state
+	halted  chan struct{} // closed when the pool has given up; another one when it tries again
 	ctx     context.Context
 
-	attempts, resumes, givenUp, sent, received, replayed *metrics.Counter
+	learning   sync.Mutex // guards the endpoints' learners
+	remembered Learned
+
+	attempts, resumes, givenUp, sent, received, replayed, failovers, failbacks, idleCuts *metrics.Counter
 }
 
 // growAfterLimit is how long the pool does not try to grow after the gateway refused a tunnel over the tenant's limit.
@@ -58,25 +87,39 @@ const streamsPerTunnel = 16
 
 // New makes a pool; Run starts it.
 func New(cfg Config) *Pool {
-	p := &Pool{cfg: cfg, look: make(chan struct{}, 1), watch: make(chan struct{}),
-		attempts: cfg.Metrics.NewCounter("fairlead_sidecar_connect_attempts_total"),
-		resumes:  cfg.Metrics.NewCounter("fairlead_sidecar_resumes_total"),
-		givenUp:  cfg.Metrics.NewCounter("fairlead_sidecar_gave_up_total"),
-		sent:     cfg.Metrics.NewCounter("fairlead_sidecar_sent_bytes_total"),
-		received: cfg.Metrics.NewCounter("fairlead_sidecar_received_bytes_total"),
-		replayed: cfg.Metrics.NewCounter("fairlead_sidecar_replayed_bytes_total"),
+	set := cfg.Metrics
+	p := &Pool{log: cfg.Logger, ends: newEndpoints(), meter: newMeter(set),
+		look: make(chan struct{}, 1), watch: make(chan struct{}), halted: make(chan struct{}),
+		attempts:  set.NewCounter("fairlead_sidecar_connect_attempts_total"),
+		resumes:   set.NewCounter("fairlead_sidecar_resumes_total"),
+		givenUp:   set.NewCounter("fairlead_sidecar_gave_up_total"),
+		sent:      set.NewCounter("fairlead_sidecar_sent_bytes_total"),
+		received:  set.NewCounter("fairlead_sidecar_received_bytes_total"),
+		replayed:  set.NewCounter("fairlead_sidecar_replayed_bytes_total"),
+		failovers: set.NewCounter("fairlead_sidecar_failovers_total"),
+		failbacks: set.NewCounter("fairlead_sidecar_failbacks_total"),
+		idleCuts:  set.NewCounter("fairlead_sidecar_idle_cuts_total"),
 	}
-	cfg.Metrics.NewGauge("fairlead_sidecar_tunnels", func() float64 { return float64(p.connected()) })
-	cfg.Metrics.NewGauge("fairlead_sidecar_streams", func() float64 { return float64(p.streams()) })
+	set.NewGauge("fairlead_sidecar_tunnels", func() float64 { return float64(p.connected()) })
+	set.NewGauge("fairlead_sidecar_streams", func() float64 { return float64(p.streams()) })
+	set.NewGauge("fairlead_sidecar_heartbeat_seconds", func() float64 { return p.interval(p.ends.activeNow()).Seconds() })
+	set.NewGauge("fairlead_sidecar_endpoints_failing", func() float64 { return float64(p.ends.failing()) })
+	c := cfg.withDefaults()
+	p.cfg.Store(c)
+	p.ends.set(c.Endpoints, c.Failback, time.Now())
+	p.recall()
 	return p
 }
+
+func (p *Pool) config() *Config { return p.cfg.Load() }
 
 // Run keeps the pool until ctx ends, and returns when every tunnel has ended.
 func (p *Pool) Run(ctx context.Context) error {
 	p.mu.Lock()
 	p.ctx = ctx
-	for range p.cfg.Min {
-		p.addSlot()
+	p.want = p.config().Min
+	for range p.want {
+		p.addSlot(&slot{})
 	}
 	p.mu.Unlock()
 	tick := time.NewTicker(time.Second)
@@ -88,25 +131,32 @@ func (p *Pool) Run(ctx context.Context) error {
 			for _, s := range p.list() {
 				<-s.done
 			}
+			p.tasks.Wait()
+			p.remember()
 			return nil
 		case now := <-tick.C:
-			for _, s := range p.list() {
-				s.look(now.Sub(last))
-			}
+			p.measure(now, now.Sub(last))
 			last = now
-			p.adjust()
+			p.adjust(now)
+			p.probe(ctx, now)
+			p.tendHeartbeats(now)
+			p.remember()
 		case <-p.look:
-			p.adjust()
+			p.adjust(time.Now())
 		}
 	}
 }
 
-// addSlot starts a slot. Called with mu held.
-func (p *Pool) addSlot() {
+// addSlot starts a slot, of which the caller has set what makes it special. Called with mu held.
+func (p *Pool) addSlot(s *slot) {
+	if p.ctx == nil || p.ctx.Err() != nil {
+		return
+	}
 	ctx, stop := context.WithCancel(p.ctx)
 	p.next++
-	s := &slot{p: p, n: p.next, log: p.cfg.Logger.With("slot", p.next), retry: newRetry(p.cfg.Backoff), stop: stop,
-		done: make(chan struct{}), again: make(chan struct{}, 1), machine: machine{state: Disconnected, since: time.Now()}}
+	s.p, s.n, s.log, s.retry = p, p.next, p.log.With("slot", p.next), newRetry(p.config().Backoff)
+	s.stop, s.done, s.again, s.hurry = stop, make(chan struct{}), make(chan struct{}, 1), make(chan struct{}, 1)
+	s.machine = machine{state: Disconnected, since: time.Now()}
 	p.slots = append(p.slots, s)
 	go s.run(ctx)
 }
@@ -115,101 +165,6 @@ func (p *Pool) list() []*slot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.slots)
-}
-
-// use is what the slots carry that are there to stay.
-type use struct {
-	active, streams int
-	any, bulk       bool
-}
-
-// adjust removes slots that have ended, ends drained ones, and grows or shrinks the pool as its use asks.
-func (p *Pool) adjust() {
-	var u use
-	for _, s := range p.list() {
-		select {
-		case <-s.done:
-			p.remove(s)
-		default:
-			p.survey(s, &u)
-		}
-	}
-	want := max(p.cfg.Min, (u.streams+streamsPerTunnel-1)/streamsPerTunnel)
-	if u.any && (u.bulk || p.cfg.Mixed) {
-		want = max(want, 2)
-	}
-	want = min(want, p.cfg.Max)
-	p.growTo(want, u.active)
-	if u.active > want {
-		p.shrink()
-	}
-}
-
-// survey adds what a slot carries to u. A slot whose place another one takes ends with its last stream.
-func (p *Pool) survey(s *slot, u *use) {
-	s.mu.Lock()
-	t, away, state, rate := s.tunnel, !s.moveAt.IsZero() && !time.Now().Before(s.moveAt), s.machine.state, s.busy.rate
-	s.mu.Unlock()
-	n := 0
-	if t != nil {
-		n = t.Stats().Streams
-	}
-	if away {
-		if t == nil || t.CloseIfIdle() {
-			s.stop()
-		}
-		return
-	}
-	u.active++
-	switch {
-	case n > 0:
-		s.idleSince = time.Time{}
-	case s.idleSince.IsZero():
-		s.idleSince = time.Now()
-	}
-	if state == Connected {
-		u.streams += n
-		u.any = u.any || n > 0
-		u.bulk = u.bulk || rate > bulkRate
-	}
-}
-
-// shrink ends one tunnel that has been idle for as long as this side or its gateway allows, the youngest first.
-func (p *Pool) shrink() {
-	for _, s := range slices.Backward(p.list()) {
-		t := s.usable()
-		if t == nil || s.idleSince.IsZero() {
-			continue
-		}
-		if allowed := shorter(p.cfg.Idle, t.Idle()); allowed > 0 && time.Since(s.idleSince) >= allowed {
-			s.log.Info("idle tunnel ends", "idle", time.Since(s.idleSince).Round(time.Second).String())
-			s.retire()
-			return
-		}
-	}
-}
-
-// shorter is the shorter of two times, of which 0 has no end.
-func shorter(a, b time.Duration) time.Duration {
-	if a == 0 || b > 0 && b < a {
-		return b
-	}
-	return a
-}
-
-// growTo adds slots until there are want; the first ones are always kept, further ones only once a tunnel works.
-func (p *Pool) growTo(want, active int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.ctx.Err() != nil {
-		return
-	}
-	if active >= p.cfg.Min && time.Now().Before(p.noSpare) {
-		return
-	}
-	for ; active < want; active++ {
-		p.addSlot()
-	}
 }
 
 func (p *Pool) remove(s *slot) {
@@ -225,32 +180,20 @@ func (p *Pool) spare(s *slot) bool {
 	p.noSpare = time.Now().Add(growAfterLimit)
 	p.mu.Unlock()
 	all := p.list()
-	return len(all) > p.cfg.Min && slices.ContainsFunc(all, func(other *slot) bool { return other != s && other.usable() != nil })
+	return len(all) > p.config().Min && slices.ContainsFunc(all, func(other *slot) bool { return other != s && other.usable() != nil })
 }
 
-// gaveUp tells that reconnecting was given up, once the last slot has.
-func (p *Pool) gaveUp(err error) {
-	if p.hopeless() {
-		p.givenUp.Inc()
-		p.cfg.GaveUp(err)
-	}
-}
-
-// hopeless says whether every slot has given up: no tunnel comes up before somebody asks for it.
-func (p *Pool) hopeless() bool {
-	given := 0
-	for _, s := range p.list() {
-		select {
-		case <-s.done:
-			continue
-		default:
+// enough says whether the pool has the tunnels that it wants without the slot, which has none.
+func (p *Pool) enough(s *slot) bool {
+	n := 0
+	for _, other := range p.list() {
+		if other != s && other.usable() != nil {
+			n++
 		}
-		if s.state() != Failed {
-			return false
-		}
-		given++
 	}
-	return given > 0
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return n >= max(p.want, 1)
 }
 
 // drained makes room for a tunnel elsewhere when the gateway goes away, after the delay that it asked for.
@@ -269,21 +212,23 @@ func (p *Pool) nudge() {
 	}
 }
 
-func (p *Pool) endpoint(attempt int) string { return p.cfg.Endpoints[attempt%len(p.cfg.Endpoints)] }
-
-func (p *Pool) dial(ctx context.Context, endpoint string) (*ws.Conn, error) {
-	p.attempts.Inc()
-	token, err := p.cfg.Token()
-	if err != nil {
-		return nil, err
+// up tells that a tunnel works: the way is open, so the others need not wait for their time.
+func (p *Pool) up() {
+	p.elect(time.Now())
+	p.unhalt()
+	for _, s := range p.list() {
+		notify(s.hurry)
 	}
-	return p.cfg.Dialer.Dial(ctx, endpoint, header(token), link.Subprotocol)
+	p.config().Up()
+	p.nudge()
 }
 
-// up tells that a tunnel works.
-func (p *Pool) up() {
-	p.cfg.Up()
-	p.nudge()
+// notify leaves a token in a channel that holds one.
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // Open begins a stream on the tunnel that suits it best. Without a tunnel the error is NoTunnel, or GaveUp when it would be
@@ -337,17 +282,10 @@ func (s *slot) score(prio link.Priority, index, n int) float64 {
 	if prio == link.High {
 		return load + s.busy.rate/bulkRate*streamsPerTunnel + float64(index)*streamsPerTunnel/2
 	}
-	if index == 0 && s.p.cfg.Mixed {
+	if index == 0 && s.p.config().Mixed {
 		load += 4 * streamsPerTunnel
 	}
 	return load
-}
-
-// Reconnect tries again at once, also after having given up.
-func (p *Pool) Reconnect() {
-	for _, s := range p.list() {
-		s.reconnect()
-	}
 }
 
 // Renew hands a renewed token to every gateway that a tunnel leads to, in-band.
@@ -360,4 +298,27 @@ func (p *Pool) Renew(token string) {
 		}
 	}
 	p.Reconnect() // attempts that failed for the old token need not wait
+}
+
+// Reconfigure takes a changed configuration at run time. No tunnel is dropped for it: those at endpoints that are no longer
+// configured are replaced first, and end when their streams have. What concerns attempts counts from the next one on, what
+// concerns tunnels, but for their heartbeat, for new ones.
+func (p *Pool) Reconfigure(cfg Config) error {
+	if len(cfg.Endpoints) == 0 || cfg.Min < 1 || cfg.Max < cfg.Min {
+		return errs.New(errs.ConfigInvalid, "a pool of %d to %d tunnels to %d endpoints", cfg.Min, cfg.Max, len(cfg.Endpoints))
+	}
+	old := p.config()
+	cfg.Memory, cfg.Waiting, cfg.Up, cfg.GaveUp, cfg.Logger, cfg.Metrics = old.Memory, old.Waiting, old.Up, old.GaveUp, old.Logger, old.Metrics
+	c := cfg.withDefaults()
+	p.cfg.Store(c)
+	p.ends.set(c.Endpoints, c.Failback, time.Now())
+	p.mu.Lock()
+	p.noMove, p.noSpare = time.Time{}, time.Time{}
+	p.mu.Unlock()
+	for _, s := range p.list() {
+		notify(s.hurry) // an attempt that waits may have another aim now
+	}
+	p.applyHeartbeats()
+	p.nudge()
+	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/http"
 	"sync"
 	"time"
 
@@ -21,31 +20,52 @@ type slot struct {
 	retry *retry
 	stop  context.CancelFunc
 	done  chan struct{}
-	lost  time.Time     // when the last lane ended; the slot's goroutine alone uses it
 	again chan struct{} // try now, also after having given up
+	hurry chan struct{} // try now, if a wait of one's own choice is all that holds it back
+
+	// The slot's goroutine alone uses these.
+	lost    time.Time     // when the last lane ended
+	quiet   time.Duration // how quiet that was before, if the path may have cut it for that
+	resumed bool          // the lane there is is not the tunnel's first
+	foreign []*endpoint   // that have said, since then, that they do not know the tunnel
+
+	// Guarded by the pool's mu, but set before the slot starts.
+	replaces *slot     // whose place it takes once it has a tunnel
+	pinned   *endpoint // the only one where it may make that
 
 	// mu guards what others read. No method of a tunnel is called while it is held.
-	mu        sync.Mutex
-	machine   machine
-	tunnel    *link.Tunnel
-	home      string    // endpoint where the tunnel was made
-	elsewhere bool      // since the lane was lost, another endpoint has answered, and does not know the tunnel
-	endpoint  string    // of the current or last attempt
-	moveAt    time.Time // when another slot takes this one's place, because its gateway goes away; zero: it does not
-	attempt   int
-	lastErr   error
-	busy      activity
+	mu       sync.Mutex
+	machine  machine
+	tunnel   *link.Tunnel
+	jar      *jar      // affinity cookies of the tunnel
+	home     *endpoint // where the tunnel was made
+	made     time.Time // when
+	endpoint string    // of the current or last attempt
+	moveAt   time.Time // when another slot takes this one's place, because its gateway goes away; zero: it does not
+	doubt    bool      // its gateway is silent: no new streams, as long as others can take them
+	rounds   int       // at resuming, that have failed since the lane was lost
+	refused  bool      // the last of them with an answer
+	attempt  int
+	waited   time.Duration // before the next attempt
+	lastErr  error
+	busy     activity
+
 	idleSince time.Time // without streams; the pool's goroutine alone uses it
 }
 
 // activity is a tunnel's traffic, as of the last look.
 type activity struct {
 	sent, received, replayed uint64
-	rate                     float64 // bytes per second in both directions
+	answered, lost           uint64        // heartbeats
+	rate                     float64       // bytes per second in both directions
+	rtt                      time.Duration // follows the round trips that are measured faster than the link's own estimate
 }
 
 // bulkRate is from where a tunnel counts as busy with bulk, in bytes per second.
 const bulkRate = 1 << 20
+
+// soon is within what a lane that was merely cut is resumed.
+const soon = 5 * time.Second
 
 // stable is how long a lane must have lived for the attempts before it to be forgotten.
 const stable = time.Second
@@ -93,19 +113,41 @@ func (s *slot) move(to State, e Event, err error) {
 	s.p.changed()
 }
 
+// follow goes with the pool, which has given up and said so.
+func (s *slot) follow(err error) {
+	s.mu.Lock()
+	_ = s.machine.move(Failed, time.Now()) // possible from every state of a slot without a lane
+	s.lastErr = err
+	s.mu.Unlock()
+	s.log.Debug("tunnel failed", logging.Error(err)...)
+	s.p.changed()
+}
+
 // run keeps a tunnel until ctx ends.
 func (s *slot) run(ctx context.Context) {
 	defer close(s.done)
+	defer s.stop()
 	for ctx.Err() == nil {
 		lane, err := s.connect(ctx)
-		if err == nil {
+		served := err == nil
+		if served {
 			err = s.serve(ctx, lane)
 		}
-		if ctx.Err() != nil || !s.recover(ctx, err) {
+		if ctx.Err() != nil || !s.recover(ctx, err, served) {
 			break
 		}
 	}
+	if s.replacement() {
+		s.p.moved(s, errs.New(errs.Canceled, "the slot ended"))
+	}
 	s.drop(errs.New(errs.ShuttingDown, "the sidecar is stopping"))
+}
+
+// replacement says whether the slot is to take the place of another one.
+func (s *slot) replacement() bool {
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	return s.replaces != nil
 }
 
 // drop ends the tunnel that the slot has, if any.
@@ -126,87 +168,31 @@ func (s *slot) drop(err error) {
 	s.busy = activity{}
 }
 
-// connect makes one attempt: to resume the tunnel there is, or at a new one.
-func (s *slot) connect(ctx context.Context) (*link.Lane, error) {
-	s.mu.Lock()
-	s.attempt++
-	t, attempt := s.tunnel, s.attempt
-	s.endpoint = s.target()
-	endpoint := s.endpoint
-	s.mu.Unlock()
-	if t == nil {
-		s.move(Connecting, Event{Attempt: attempt, Endpoint: endpoint, Reason: "attempt"}, nil)
-	} else {
-		s.log.Info("resuming", logging.FieldTunnel, t.Name(), logging.FieldAttempt, attempt, logging.FieldDelayMS, 0, logging.FieldEndpoint, endpoint,
-			logging.FieldReason, "attempt")
-	}
-	ctx, cancel := context.WithTimeout(ctx, s.p.cfg.ConnectTimeout)
-	defer cancel()
-	conn, err := s.p.dial(ctx, endpoint)
-	if err != nil {
-		return nil, err
-	}
-	lane, err := s.handshake(ctx, conn, t)
-	if err != nil {
-		conn.Close(errs.CloseFrame(err))
-		conn.Abort()
-		conn.Wait()
-	}
-	return lane, err
-}
-
-// target is where the current attempt goes: a new tunnel to the endpoints in turn. A tunnel that is to be resumed lives at
-// one of them; every other attempt at that looks whether another endpoint answers, which tells the end of that gateway from
-// an outage of the network. Called with mu held.
-func (s *slot) target() string {
-	switch {
-	case s.tunnel == nil:
-		return s.p.endpoint(s.attempt - 1)
-	case s.attempt%2 == 1:
-		return s.home
-	}
-	return s.p.endpoint(s.attempt/2 - 1)
-}
-
-func (s *slot) handshake(ctx context.Context, conn link.Conn, t *link.Tunnel) (*link.Lane, error) {
-	if t != nil {
-		lane, err := t.Resume(ctx, conn)
-		if err == nil {
-			s.p.resumes.Inc()
-		}
-		return lane, err
-	}
-	cfg := s.p.cfg.Link
-	cfg.Logger = s.log
-	cfg.GoAway = s.goAway
-	cfg.Renewed = s.renewed
-	t, lane, err := link.Connect(ctx, conn, cfg)
-	if err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	s.tunnel, s.home = t, s.endpoint
-	s.mu.Unlock()
-	return lane, nil
-}
-
 // serve runs a lane. It returns why the lane ended.
 func (s *slot) serve(ctx context.Context, lane *link.Lane) error {
 	s.mu.Lock()
-	t, endpoint, attempt := s.tunnel, s.endpoint, s.attempt
-	s.attempt, s.elsewhere = 0, false
+	t, home, endpoint, attempt, first := s.tunnel, s.home, s.endpoint, s.attempt, s.rounds == 0
+	s.attempt, s.rounds, s.refused, s.doubt = 0, 0, false, false
 	s.mu.Unlock()
 	s.move(Connected, Event{Attempt: attempt, Endpoint: endpoint, Reason: "tunnel " + t.Name()}, nil)
+	if s.resumed {
+		s.p.resumes.Inc()
+		if first && time.Since(s.lost) < soon { // else it was an outage
+			s.p.learn(s, home, s.quiet)
+		}
+	}
+	s.foreign = nil
+	if s.replacement() {
+		s.p.moved(s, nil)
+	}
 	s.p.up()
+	drain(s.again) // a wish to reconnect that came while there was nothing to do
 	start, before := time.Now(), t.Stats()
 	stop := context.AfterFunc(ctx, func() { t.Close(nil) })
 	defer stop()
 	err := lane.Run()
-	s.lost = time.Now()
-	select { // a wish to reconnect that came while there was nothing to do
-	case <-s.again:
-	default:
-	}
+	s.lost, s.quiet = time.Now(), cutQuiet(lane, err)
+	drain(s.again)
 	after := t.Stats()
 	if time.Since(start) >= stable || after.BytesReceived > before.BytesReceived {
 		s.retry.reset()
@@ -214,64 +200,108 @@ func (s *slot) serve(ctx context.Context, lane *link.Lane) error {
 	return err
 }
 
-// recover decides what follows a failed attempt or a lost lane, waits, and says whether to go on.
-func (s *slot) recover(ctx context.Context, err error) bool {
+func drain(c chan struct{}) {
+	select {
+	case <-c:
+	default:
+	}
+}
+
+// recover decides what follows a failed round, or the loss of a lane that was served; it waits, and says whether to go on.
+func (s *slot) recover(ctx context.Context, err error, served bool) bool {
 	s.mu.Lock()
 	t, attempt, endpoint, leaving := s.tunnel, s.attempt, s.endpoint, !s.moveAt.IsZero()
+	if t != nil && !served {
+		s.rounds++
+		s.refused = answered(err)
+	}
 	s.mu.Unlock()
 	if t != nil && (s.gone(t, err) || outlived(t, s.lost)) {
 		s.drop(errs.Wrap(errs.TunnelLost, err, "the gateway has given the tunnel up"))
 		t = nil
 	}
-	if leaving && t == nil || errors.Is(err, errs.TunnelLimit) && s.p.spare(s) {
-		s.move(Disconnected, Event{Endpoint: endpoint}, err)
+	if s.superfluous(t, err, leaving, served) {
+		s.move(Disconnected, Event{Attempt: attempt, Endpoint: endpoint}, err)
 		s.p.nudge()
 		return false
 	}
-	eager := t != nil && t.Stats().Streams > 0 || s.p.cfg.Waiting()
-	wait, giveUp := s.retry.next(eager, errs.From(err).RetryAfter)
-	if !s.p.cfg.Reconnect {
-		giveUp = true
+	if !s.p.config().Reconnect {
+		return s.giveUpAlone(ctx, err)
 	}
-	if giveUp {
-		return s.giveUp(ctx, err)
+	s.retry.b = s.p.config().Backoff
+	var wait time.Duration
+	told := errs.From(err).RetryAfter
+	if served && s.retry.failures == 0 && told == 0 {
+		wait = s.retry.first()
+	} else {
+		var spent bool
+		wait, spent = s.retry.next(s.eager(t), told)
+		if s.p.isHalted() {
+			return s.giveUp(ctx, err, false)
+		}
+		if spent && s.p.connected() == 0 {
+			return s.giveUp(ctx, err, s.p.halt(err))
+		}
 	}
 	to := Disconnected
 	if t != nil {
 		to = Resuming
 	}
 	s.move(to, Event{Attempt: max(attempt, 1), DelayMS: wait.Milliseconds(), Endpoint: endpoint}, err)
-	return s.pause(ctx, wait)
+	if t != nil && !served {
+		s.p.nudge() // another tunnel may have to take the new streams
+	}
+	return s.pause(ctx, wait, told > 0, err)
 }
+
+// superfluous says whether the pool does without a slot that has no tunnel any more, or got none.
+func (s *slot) superfluous(t *link.Tunnel, err error, leaving, served bool) bool {
+	switch {
+	case s.replacement(): // it is tried again, or not, when it is time to
+		s.p.moved(s, err)
+		return true
+	case leaving && t == nil:
+		return true
+	case errors.Is(err, errs.TunnelLimit) && s.p.spare(s):
+		return true
+	}
+	return t == nil && !served && s.p.enough(s)
+}
+
+// heldAtMost bounds how long a tunnel is tried to be resumed whose gateway did not say how long it holds it.
+const heldAtMost = 2 * time.Minute
 
 // outlived says whether no gateway can hold a tunnel any more whose lane was lost then. Its applications need not wait for
 // one to say so.
 func outlived(t *link.Tunnel, lost time.Time) bool {
 	held := t.HeldFor()
-	return held > 0 && time.Since(lost) > held
+	if held == 0 {
+		held = heldAtMost
+	}
+	return time.Since(lost) > held
 }
 
-// gone says whether a tunnel cannot be resumed any more: it is over, its gateway does not know it, or its gateway cannot be
-// reached while another one can.
+// gone says whether a tunnel cannot be resumed any more: it is over, or its gateway does not know it. That another endpoint
+// does not know it says nothing.
 func (s *slot) gone(t *link.Tunnel, err error) bool {
 	if t.Err() != nil {
 		return true
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	unknown := errors.Is(err, errs.TunnelUnknown)
-	if s.endpoint == s.home {
-		return unknown || s.elsewhere
-	}
-	s.elsewhere = s.elsewhere || unknown
-	return false
+	return errors.Is(err, errs.TunnelUnknown) && s.endpoint == s.home.url
 }
 
-// giveUp says so once, and waits until somebody asks to try again.
-func (s *slot) giveUp(ctx context.Context, err error) bool {
+// giveUp waits until somebody asks to try again. The first slot of the pool that gives up says so.
+func (s *slot) giveUp(ctx context.Context, err error, first bool) bool {
+	failures := s.retry.failures
 	s.drop(errs.Wrap(errs.GaveUp, err, "reconnecting was given up"))
-	s.move(Failed, Event{Attempt: s.retry.failures}, errs.Wrap(errs.GaveUp, err, "gave up after %d failed attempts", s.retry.failures))
-	s.p.gaveUp(err)
+	why := errs.Wrap(errs.GaveUp, err, "gave up after %d failed attempts", failures)
+	if first {
+		s.move(Failed, Event{Attempt: failures}, why)
+	} else {
+		s.follow(why)
+	}
 	select {
 	case <-ctx.Done():
 		return false
@@ -281,35 +311,65 @@ func (s *slot) giveUp(ctx context.Context, err error) bool {
 	return true
 }
 
-func (s *slot) pause(ctx context.Context, wait time.Duration) bool {
+// giveUpAlone is for a pool that does not reconnect: a slot's first failure is its last, whatever the others do.
+func (s *slot) giveUpAlone(ctx context.Context, err error) bool {
+	s.retry.failures = max(s.retry.failures, 1)
+	told := func() {
+		if s.p.hopeless() {
+			s.p.givenUp.Inc()
+			s.p.config().GaveUp(err)
+		}
+	}
+	s.drop(errs.Wrap(errs.GaveUp, err, "reconnecting is switched off"))
+	s.move(Failed, Event{Attempt: s.retry.failures}, errs.Wrap(errs.GaveUp, err, "reconnecting is switched off"))
+	told()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-s.again:
+	}
+	s.retry.reset()
+	return true
+}
+
+// pause waits before the next attempt. A wait that a server asked for is cut short only by a person.
+func (s *slot) pause(ctx context.Context, wait time.Duration, told bool, err error) bool {
+	drain(s.hurry)
+	hurry := s.hurry
+	if told {
+		hurry = nil
+	}
+	start := time.Now()
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return false
 	case <-timer.C:
+	case <-hurry:
+		s.retry.reset()
 	case <-s.again:
 		s.retry.reset()
+	case <-s.p.haltedNow():
+		return s.giveUp(ctx, err, false)
 	}
+	s.mu.Lock()
+	s.waited = time.Since(start)
+	s.mu.Unlock()
 	return true
-}
-
-// reconnect ends a wait.
-func (s *slot) reconnect() {
-	select {
-	case s.again <- struct{}{}:
-	default:
-	}
 }
 
 // goAway takes the gateway's notice: no new streams go to this tunnel, and the pool makes another one.
 func (s *slot) goAway(g link.GoAway) {
 	s.mu.Lock()
-	first := s.moveAt.IsZero()
+	first, home := s.moveAt.IsZero(), s.home
 	if first {
 		s.moveAt = time.Now().Add(g.Delay)
 	}
 	s.mu.Unlock()
+	if first && home != nil {
+		home.jar.replace(home.url, nil) // new tunnels are not to be led back to it
+	}
 	if first {
 		s.p.drained(s, g)
 	}
@@ -336,7 +396,7 @@ func (s *slot) retire() {
 // usable returns the tunnel if new streams may go to it.
 func (s *slot) usable() *link.Tunnel {
 	s.mu.Lock()
-	t, ok := s.tunnel, s.machine.state == Connected && s.moveAt.IsZero()
+	t, ok := s.tunnel, s.machine.state == Connected && s.moveAt.IsZero() && !s.doubt
 	s.mu.Unlock()
 	if !ok || t == nil || t.Err() != nil {
 		return nil
@@ -350,7 +410,19 @@ func (s *slot) current() *link.Tunnel {
 	return s.tunnel
 }
 
-// look measures the tunnel's rate since the last look.
+func (s *slot) homeNow() *endpoint {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.home
+}
+
+func (s *slot) madeAfter(t time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.made.After(t)
+}
+
+// look measures the tunnel's rate and round trip since the last look.
 func (s *slot) look(elapsed time.Duration) {
 	t := s.current()
 	if t == nil {
@@ -363,6 +435,13 @@ func (s *slot) look(elapsed time.Duration) {
 		return
 	}
 	carried := st.BytesSent + st.BytesReceived - s.busy.sent - s.busy.received
+	if s.busy.rtt == 0 {
+		s.busy.rtt = st.RTT
+	}
+	if st.PingsAnswered > s.busy.answered && st.LastRTT > 0 {
+		s.busy.rtt += (st.LastRTT - s.busy.rtt) / 2
+		s.p.meter.rtts.Update(st.LastRTT.Seconds())
+	}
 	s.account(st)
 	if elapsed > 0 {
 		s.busy.rate = float64(carried) / elapsed.Seconds()
@@ -371,13 +450,11 @@ func (s *slot) look(elapsed time.Duration) {
 
 // account adds what the tunnel has carried since the last time to the pool's counters. Called with mu held.
 func (s *slot) account(st link.Stats) {
-	s.p.sent.Add(int(st.BytesSent - s.busy.sent))
-	s.p.received.Add(int(st.BytesReceived - s.busy.received))
+	sent, received := st.BytesSent-s.busy.sent, st.BytesReceived-s.busy.received
+	s.p.sent.Add(int(sent))
+	s.p.received.Add(int(received))
 	s.p.replayed.Add(int(st.BytesReplayed - s.busy.replayed))
+	s.p.meter.count(st.PingsAnswered-s.busy.answered, st.PingsLost-s.busy.lost, sent, received)
 	s.busy.sent, s.busy.received, s.busy.replayed = st.BytesSent, st.BytesReceived, st.BytesReplayed
-}
-
-// header carries the token of an attempt.
-func header(token string) http.Header {
-	return http.Header{"Authorization": {"Bearer " + token}}
+	s.busy.answered, s.busy.lost = st.PingsAnswered, st.PingsLost
 }

@@ -11,6 +11,8 @@ type TunnelStatus struct {
 	State    State     `json:"state"`
 	Since    time.Time `json:"since"`
 	RTT      float64   `json:"rtt_ms"`
+	Loss     float64   `json:"loss"`    // part of the tunnel's heartbeats that were not answered in time, 0 to 1
+	Quality  Grade     `json:"quality"` // by round trip and loss; none when it is not connected
 	Streams  int       `json:"streams"`
 	Resumes  uint64    `json:"resumes"`
 	Sent     uint64    `json:"bytes_sent"`
@@ -25,6 +27,9 @@ type Status struct {
 	Since   time.Time      `json:"since"`
 	Tunnels []TunnelStatus `json:"tunnels"`
 	Events  []Event        `json:"events"`
+	Link
+	Heartbeat HeartbeatStatus  `json:"heartbeat"`
+	Endpoints []EndpointStatus `json:"endpoints"`
 }
 
 // rank orders states by how well connections fare; the pool is as well as its best tunnel.
@@ -32,7 +37,8 @@ var rank = map[State]int{Connected: 6, Draining: 5, Resuming: 4, Connecting: 3, 
 
 // Status returns a snapshot.
 func (p *Pool) Status() Status {
-	st := Status{State: Disconnected, Tunnels: []TunnelStatus{}, Events: p.history.list()}
+	st := Status{State: Disconnected, Tunnels: []TunnelStatus{}, Events: p.history.list(), Link: p.meter.read(),
+		Heartbeat: p.heartbeat(), Endpoints: p.ends.status(time.Now())}
 	best := 0
 	for _, s := range p.list() {
 		t := s.status()
@@ -46,23 +52,47 @@ func (p *Pool) Status() Status {
 
 func (s *slot) status() TunnelStatus {
 	s.mu.Lock()
-	st := TunnelStatus{Slot: s.n, Endpoint: s.endpoint, State: s.machine.state, Since: s.machine.since}
+	st := TunnelStatus{Slot: s.n, Endpoint: s.endpoint, State: s.machine.state, Since: s.machine.since, Quality: None}
 	if !s.moveAt.IsZero() && st.State == Connected {
 		st.State = Draining
 	}
 	if s.lastErr != nil && st.State != Connected {
 		st.Error = s.lastErr.Error()
 	}
-	tunnel := s.tunnel
+	tunnel, rtt, connected := s.tunnel, s.busy.rtt, s.machine.state == Connected
 	s.mu.Unlock()
 	if tunnel == nil {
 		return st
 	}
 	t := tunnel.Stats()
 	st.ID, st.Replica = tunnel.Name(), tunnel.Replica()
+	if n := t.PingsAnswered + t.PingsLost; t.PingsLost > 0 {
+		st.Loss = float64(t.PingsLost) / float64(n)
+	}
+	if connected {
+		st.Quality = GradeOf(max(rtt, t.RTT), st.Loss)
+	}
+	if connected && t.Silent > doubtAfter && st.Error == "" {
+		st.Error = "the gateway has been silent for " + t.Silent.Round(time.Second).String()
+	}
 	st.RTT, st.Streams, st.Resumes = float64(t.RTT.Microseconds())/1000, t.Streams, t.Resumes
 	st.Sent, st.Received, st.Replayed = t.BytesSent, t.BytesReceived, t.BytesReplayed
 	return st
+}
+
+// measure looks at all tunnels, and grades the link by the best of them.
+func (p *Pool) measure(now time.Time, elapsed time.Duration) {
+	var best time.Duration
+	for _, s := range p.list() {
+		s.look(elapsed)
+		s.mu.Lock()
+		rtt, ok := s.busy.rtt, s.machine.state == Connected
+		s.mu.Unlock()
+		if ok && rtt > 0 && (best == 0 || rtt < best) {
+			best = rtt
+		}
+	}
+	p.meter.look(now, elapsed, best)
 }
 
 func (p *Pool) connected() (n int) {
