@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"sync"
 	"testing"
@@ -40,7 +41,11 @@ type gateway struct {
 	tunnels  map[link.ID]*link.Tunnel
 	renewed  []string
 	opened   []string // routes
+	cookie   string   // that refusals set
+	sent     string   // cookies that came with the last upgrade
 }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // tracker lets the test cut connections.
 type tracker struct {
@@ -66,10 +71,18 @@ func newGateway(t *testing.T) *gateway {
 	g.srv = fasthttp.Server{KeepHijackedConns: true, CloseOnShutdown: true, Handler: func(ctx *fasthttp.RequestCtx) {
 		g.mu.Lock()
 		g.upgrades++
-		refuse := g.refuse
+		g.sent = string(ctx.Request.Header.Peek("Cookie"))
+		refuse, cookie := g.refuse, g.cookie
 		g.mu.Unlock()
+		if string(ctx.Path()) == "/readyz" {
+			g.with(func() { g.upgrades-- })
+			return
+		}
 		if refuse != nil {
 			if err := refuse(string(ctx.Request.Header.Peek("Authorization"))); err != nil {
+				if cookie != "" {
+					ctx.Response.Header.Set("Set-Cookie", cookie)
+				}
 				status, body := errs.HTTP(err)
 				ctx.SetStatusCode(status)
 				ctx.SetBody(body)

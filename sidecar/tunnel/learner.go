@@ -16,7 +16,7 @@ type learner struct {
 
 const (
 	leastHeartbeat = time.Second
-	leastCut       = 3 * time.Second // less is no idle limit that anybody configures
+	leastCut       = 1500 * time.Millisecond // less is no idle limit that anybody configures
 	firstTrial     = 6 * time.Hour
 	lastTrial      = 7 * 24 * time.Hour
 	provingBeats   = 5 // heartbeats that a trial must outlive

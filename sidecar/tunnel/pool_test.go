@@ -89,7 +89,7 @@ func startPool(t *testing.T, change func(*Config), gateways ...*gateway) *runnin
 
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	require.Eventually(t, f, 10*time.Second, 2*time.Millisecond, what)
+	require.Eventually(t, f, 40*time.Second, 2*time.Millisecond, what)
 }
 
 func (r *running) inState(want State) func() bool {
