@@ -63,7 +63,7 @@ func TestFailsOverAndKeepsTheOldTunnel(t *testing.T) {
 	eventually(t, "new streams go to the second", func() bool { return r.at() == b.URL })
 	assert.Equal(t, Failing, r.endpoint(a.URL).State)
 	assert.Contains(t, r.endpoint(a.URL).Error, "FL-N101")
-	assert.True(t, r.endpoint(b.URL).Active)
+	eventually(t, "and it is said", func() bool { return r.endpoint(b.URL).Active })
 	assert.Equal(t, Connected, r.Status().State)
 	assert.True(t, r.metric("fairlead_sidecar_failovers_total 1")())
 	assert.Contains(t, r.log.String(), "failover")

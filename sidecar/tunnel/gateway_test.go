@@ -2,6 +2,8 @@ package tunnel
 
 import (
 	"context"
+	"io"
+	"log"
 	"log/slog"
 	"net"
 	"sync"
@@ -31,11 +33,12 @@ type gateway struct {
 	url string
 	srv fasthttp.Server
 	l   net.Listener
-	wg  sync.WaitGroup
 
 	mu       sync.Mutex
 	refuse   func(authorization string) error // of the upgrade
 	turn     func() error                     // of the handshake
+	handlers int
+	idle     sync.Cond
 	upgrades int
 	conns    map[net.Conn]struct{}
 	tunnels  map[link.ID]*link.Tunnel
@@ -67,8 +70,9 @@ func newGateway(t *testing.T) *gateway {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	g := &gateway{t: t, l: l, url: "ws://" + l.Addr().String() + "/v1/tunnel", conns: map[net.Conn]struct{}{}, tunnels: map[link.ID]*link.Tunnel{}}
+	g.idle.L = &g.mu
 	up := websocket.FastHTTPUpgrader{ReadBufferSize: ws.ReadBufferSize, WriteBufferSize: ws.WriteBufferSize, WriteBufferPool: ws.WriteBuffers, Subprotocols: []string{link.Subprotocol}}
-	g.srv = fasthttp.Server{KeepHijackedConns: true, CloseOnShutdown: true, Handler: func(ctx *fasthttp.RequestCtx) {
+	g.srv = fasthttp.Server{KeepHijackedConns: true, CloseOnShutdown: true, Logger: log.New(io.Discard, "", 0), Handler: func(ctx *fasthttp.RequestCtx) {
 		g.mu.Lock()
 		g.upgrades++
 		g.sent = string(ctx.Request.Header.Peek("Cookie"))
@@ -89,14 +93,12 @@ func newGateway(t *testing.T) *gateway {
 				return
 			}
 		}
-		g.wg.Add(1)
-		if up.Upgrade(ctx, func(c *websocket.Conn) {
-			defer g.wg.Done()
+		_ = up.Upgrade(ctx, func(c *websocket.Conn) { // which does not run if the connection was cut meanwhile
+			g.running(1)
+			defer g.running(-1)
 			defer c.Close()
 			g.serve(c)
-		}) != nil {
-			g.wg.Done()
-		}
+		})
 	}}
 	served := make(chan struct{})
 	go func() {
@@ -114,7 +116,19 @@ func (g *gateway) stop() {
 	_ = g.srv.Shutdown()
 	g.end(nil)
 	g.cut()
-	g.wg.Wait()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for g.handlers > 0 {
+		g.idle.Wait()
+	}
+}
+
+// running counts handlers.
+func (g *gateway) running(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.handlers += n
+	g.idle.Broadcast()
 }
 
 func (g *gateway) serve(c *websocket.Conn) {
@@ -155,7 +169,9 @@ func (g *gateway) handshake(conn *ws.Conn) (*link.Lane, error) {
 		}
 		return hs.Resume(t)
 	}
-	t, lane, err := hs.Accept(link.Config{Replica: "test", Accept: func(s *link.Stream) {
+	_, lane, err := hs.Accept(link.Config{Replica: "test", Made: func(t *link.Tunnel) {
+		g.with(func() { g.tunnels[t.ID()] = t })
+	}, Accept: func(s *link.Stream) {
 		g.mu.Lock()
 		g.opened = append(g.opened, s.Request().Route)
 		g.mu.Unlock()
@@ -169,13 +185,7 @@ func (g *gateway) handshake(conn *ws.Conn) (*link.Lane, error) {
 		}
 		return time.Now().Add(time.Hour), nil
 	}})
-	if err != nil {
-		return nil, err
-	}
-	g.mu.Lock()
-	g.tunnels[t.ID()] = t
-	g.mu.Unlock()
-	return lane, nil
+	return lane, err
 }
 
 func (g *gateway) with(f func()) {
