@@ -34,12 +34,18 @@ type Limits interface {
 	ShedTunnel(tenant string) error
 }
 
+// modePassthrough is Destination.Mode of routes that carry the client's own SSH.
+const modePassthrough = "passthrough"
+
 // Destination is where a route leads.
 type Destination struct {
 	Backend string
 	Address string // of the backend
 	Mode    string
 	Target  string // behind the backend; empty in mode passthrough
+	// Compression is what the route allows its streams in tunnels; auto: compression unless the mode is passthrough, whose
+	// SSH is encrypted.
+	Compression link.Compression
 }
 
 // Backends connects routes.

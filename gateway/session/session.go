@@ -5,6 +5,7 @@ package session
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"strconv"
 	"sync"
@@ -91,6 +92,9 @@ func New(cfg Config) *Registry {
 	cfg.Metrics.NewGauge("fairlead_gateway_tunnels_detached", func() float64 { return float64(r.count().Detached) })
 	cfg.Metrics.NewGauge("fairlead_gateway_streams", func() float64 { return float64(r.count().Streams) })
 	cfg.Metrics.NewGauge("fairlead_gateway_window_bytes", func() float64 { return float64(cfg.Link.Budget.Used()) })
+	if c := cfg.Link.Compressor; c != nil {
+		cfg.Metrics.RegisterMetricsWriter(func(w io.Writer) { c.WriteMetrics(w, "fairlead_gateway") })
+	}
 	return r
 }
 
@@ -420,13 +424,28 @@ func (s *session) serve(st *link.Stream) {
 		st.Reset(err)
 		return
 	}
-	st.Accept()
+	if compresses(req.Compression, opened.to) {
+		st.AcceptCompressed()
+	} else {
+		st.Accept()
+	}
 	opened.Carry(st.Totals, st.Reset)
 	s.r.wg.Add(1) // reap, which waits for this function, still holds it
 	relay.Start(st, opened.Conn, func(err error) {
 		defer s.r.wg.Done()
 		opened.Over(err)
 	})
+}
+
+// compresses decides what an opener that can compress gets. Whoever says no is obeyed first, then who says yes.
+func compresses(wish link.Compression, to Destination) bool {
+	switch {
+	case wish == link.CompressOff || to.Compression == link.CompressOff:
+		return false
+	case wish == link.CompressOn || to.Compression == link.CompressOn:
+		return true
+	}
+	return to.Mode != modePassthrough
 }
 
 func streamID(st *link.Stream) string { return strconv.FormatUint(uint64(st.ID()), 10) }

@@ -178,7 +178,7 @@ func (t *Tunnel) onStream(h header, buf *Buffer, n int) (keep bool, err error) {
 		if !t.client {
 			return false, violation("OPENED from the sidecar")
 		}
-		s.markOpened()
+		s.markOpened(h.flags&flagCompress != 0)
 	}
 	return false, nil
 }
@@ -233,11 +233,12 @@ func (s *Stream) onCredit(h header, p []byte) error {
 	return s.acknowledge(consumed, h.offset, h.flags&flagFin != 0)
 }
 
-// markOpened notes that the backend is connected. Called with mu held.
-func (s *Stream) markOpened() {
+// markOpened notes that the backend is connected, and whether the stream may be compressed. Called with mu held.
+func (s *Stream) markOpened(compress bool) {
 	if s.opened.IsZero() {
 		s.opened = time.Now()
 		s.t.opening--
+		s.mayCompress(compress)
 		s.readable.Broadcast()
 	}
 }

@@ -44,10 +44,12 @@ const (
 
 // Flags; their meaning depends on the type.
 const (
-	flagFin    = 0x01 // DATA: last of its direction; CREDIT: the final size is consumed
-	flagAck    = 0x01 // RESET: answers a RESET
-	flagMore   = 0x01 // SYNC: another SYNC frame follows
-	flagAnswer = 0x01 // AUTH: the gateway's answer
+	flagFin        = 0x01 // DATA: last of its direction; CREDIT: the final size is consumed
+	flagCompressed = 0x02 // DATA: the payload is a frame of zstd
+	flagCompress   = 0x01 // OPENED: both sides may compress the stream
+	flagAck        = 0x01 // RESET: answers a RESET
+	flagMore       = 0x01 // SYNC: another SYNC frame follows
+	flagAnswer     = 0x01 // AUTH: the gateway's answer
 )
 
 type header struct {
@@ -90,6 +92,9 @@ type fields struct {
 	b   []byte
 	err error
 }
+
+// more says whether anything is left: a field that only later versions send.
+func (f *fields) more() bool { return f.err == nil && len(f.b) > 0 }
 
 func (f *fields) take(n int) []byte {
 	if f.err != nil || len(f.b) < n {

@@ -114,12 +114,13 @@ func greetGateway(ctx context.Context, conn Conn, h hello, key [keySize]byte) (w
 // closes conn.
 func Connect(ctx context.Context, conn Conn, cfg Config) (*Tunnel, *Lane, error) {
 	cfg = cfg.withDefaults()
-	w, rtt, err := greetGateway(ctx, conn, hello{version: Version, limits: cfg.limits()}, [keySize]byte{})
+	w, rtt, err := greetGateway(ctx, conn, hello{version: Version, limits: cfg.limits(), caps: cfg.capabilities()}, [keySize]byte{})
 	if err != nil {
 		return nil, nil, err
 	}
 	t := newTunnel(cfg, true, w.limits)
 	t.id, t.key, t.hello = w.tunnel, w.key, w
+	t.agree(w.caps)
 	t.rtt.add(rtt)
 	l := t.newLane(conn, 1, true)
 	t.attach(l)
@@ -131,7 +132,7 @@ func Connect(ctx context.Context, conn Conn, cfg Config) (*Tunnel, *Lane, error)
 func (t *Tunnel) Resume(ctx context.Context, conn Conn) (*Lane, error) {
 	t.mu.Lock()
 	t.epoch++ // a number is never used twice, also when this attempt fails
-	h := hello{version: Version, limits: t.cfg.limits(), tunnel: t.id, epoch: t.epoch}
+	h := hello{version: Version, limits: t.cfg.limits(), tunnel: t.id, epoch: t.epoch, caps: t.cfg.capabilities()}
 	t.mu.Unlock()
 	w, rtt, err := greetGateway(ctx, conn, h, t.key)
 	if err != nil {
@@ -204,6 +205,7 @@ func (hs *Handshake) Tunnel() (id ID, ok bool) { return hs.hello.tunnel, hs.hell
 // Accept makes a new tunnel. Its lane answers WELCOME and is to be run by the caller.
 func (hs *Handshake) Accept(cfg Config) (*Tunnel, *Lane, error) {
 	t := newTunnel(cfg.withDefaults(), false, hs.hello.limits)
+	t.agree(hs.hello.caps)
 	t.rtt.add(hs.rtt)
 	l := t.newLane(hs.conn, 1, true)
 	t.attach(l)
@@ -219,7 +221,20 @@ func (hs *Handshake) Accept(cfg Config) (*Tunnel, *Lane, error) {
 
 func (hs *Handshake) welcome(t *Tunnel, key [keySize]byte) error {
 	return send(hs.conn, typeWelcome, welcome{version: Version, limits: t.cfg.limits(), tunnel: t.id, key: key,
-		heartbeat: t.cfg.Heartbeat, resumeTTL: t.cfg.ResumeTTL, idle: t.cfg.Idle, replica: t.cfg.Replica}.append(nil))
+		heartbeat: t.cfg.Heartbeat, resumeTTL: t.cfg.ResumeTTL, idle: t.cfg.Idle, replica: t.cfg.Replica, caps: t.caps()}.append(nil))
+}
+
+// agree settles what the tunnel can: what both sides can. A resume does not change it.
+func (t *Tunnel) agree(peer capabilities) {
+	t.packs = t.cfg.capabilities()&peer&canCompress != 0
+}
+
+// caps are the capabilities that were agreed on.
+func (t *Tunnel) caps() (caps capabilities) {
+	if t.packs {
+		caps |= canCompress
+	}
+	return caps
 }
 
 // Resume carries t on over the handshake's connection, displacing the lane it has, if the sidecar proves that the tunnel

@@ -38,6 +38,7 @@ type Lane struct {
 	maxFrame int       // payload of a DATA frame, bytes; follows the lane's rate
 	rateFrom time.Time // start of the busy period that is measured; zero when idle
 	rateSent int       // bytes since
+	rate     meter     // at which the network takes bytes; the writer's
 	flushed  time.Time // the last time
 }
 
@@ -52,7 +53,7 @@ const (
 )
 
 func (t *Tunnel) newLane(conn Conn, epoch uint64, synced bool) *Lane {
-	l := &Lane{t: t, conn: conn, epoch: epoch, synced: synced, maxFrame: t.frame}
+	l := &Lane{t: t, conn: conn, epoch: epoch, synced: synced, maxFrame: t.frame, rate: t.rate}
 	l.wake.L = &t.mu
 	return l
 }
@@ -253,9 +254,10 @@ func (l *Lane) put(out *outgoing, limit int) (err error) {
 			out.buf.Release()
 			out.buf = nil
 		}
+		out.packed.note()
 	}()
 	l.t.count.framesSent.Add(1)
-	err = l.conn.Write(out.head[:], out.payload)
+	err = l.write(out)
 	if err == nil && l.conn.Buffered() >= limit {
 		err = l.flush()
 	}
@@ -273,7 +275,7 @@ func (l *Lane) unlocked(f func() error) error {
 // the lane. Called with mu held.
 func (l *Lane) wrote(err error) {
 	if !l.stopped {
-		l.t.frame = l.maxFrame
+		l.t.frame, l.t.rate = l.maxFrame, l.rate
 	}
 	if err != nil && !l.stopped {
 		l.abort(errs.Wrap(errs.LaneLost, err, "writing to the peer"))
@@ -283,11 +285,13 @@ func (l *Lane) wrote(err error) {
 // flush writes the buffer to the network and measures the rate at which the network takes it.
 func (l *Lane) flush() error {
 	n := l.conn.Buffered()
+	start := time.Now()
 	if l.rateFrom.IsZero() {
-		l.rateFrom, l.rateSent = time.Now(), 0
+		l.rateFrom, l.rateSent = start, 0
 	}
 	err := l.conn.Flush()
 	l.flushed = time.Now()
+	l.measure(n, l.flushed.Sub(start))
 	l.rateSent += n
 	if l.rateSent < 4*minFrame {
 		return err
@@ -297,6 +301,19 @@ func (l *Lane) flush() error {
 		l.rateFrom, l.rateSent = time.Now(), 0
 	}
 	return err
+}
+
+// A flush of fewer bytes, in less time, tells what a system call costs rather than how fast the network is.
+const (
+	measuredBytes = 16 << 10
+	measuredTime  = time.Millisecond
+)
+
+// measure notes how long the network took for n bytes.
+func (l *Lane) measure(n int, took time.Duration) {
+	if n >= measuredBytes || took >= measuredTime {
+		l.rate.add(n, took)
+	}
 }
 
 // rest notes that nobody has anything to write. What a lane takes without making its writer wait may be larger.
@@ -382,6 +399,9 @@ func (l *Lane) readLoop() (err error) {
 func (l *Lane) readFrame(r io.Reader) error {
 	buf := GetBuffer(MaxPayload)
 	h, n, err := readMessage(r, buf.b)
+	if err == nil && h.kind == typeData && h.flags&flagCompressed != 0 {
+		buf, n, err = l.unpack(&h, buf, n)
+	}
 	if err != nil {
 		buf.Release()
 		return err

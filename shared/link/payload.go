@@ -40,6 +40,27 @@ type hello struct {
 	tunnel  ID
 	epoch   uint64
 	proof   [proofSize]byte
+	caps    capabilities
+}
+
+// capabilities are what a side can do beyond the first version. A peer that knows none sends none, and ignores them.
+type capabilities uint32
+
+const canCompress capabilities = 0x01 // compressed DATA, by zstd
+
+// append adds the field at the end of a payload; without any capability it is left out.
+func (c capabilities) append(b []byte) []byte {
+	if c == 0 {
+		return b
+	}
+	return binary.BigEndian.AppendUint32(b, uint32(c))
+}
+
+func (f *fields) capabilities() capabilities {
+	if f.err != nil || len(f.b) < 4 {
+		return 0
+	}
+	return capabilities(f.u32())
 }
 
 // limits is what a side accepts.
@@ -60,7 +81,8 @@ func (h hello) append(b []byte) []byte {
 	b = h.limits.append(b)
 	b = append(b, h.tunnel[:]...)
 	b = binary.BigEndian.AppendUint64(b, h.epoch)
-	return append(b, h.proof[:]...)
+	b = append(b, h.proof[:]...)
+	return h.caps.append(b)
 }
 
 func parseHello(p []byte) (h hello, err error) {
@@ -70,6 +92,7 @@ func parseHello(p []byte) (h hello, err error) {
 	f.fixed(h.tunnel[:])
 	h.epoch = f.u64()
 	f.fixed(h.proof[:])
+	h.caps = f.capabilities()
 	return h, f.err
 }
 
@@ -83,6 +106,7 @@ type welcome struct {
 	resumeTTL time.Duration // how long it holds the tunnel without a lane; milliseconds on the wire
 	idle      time.Duration // after which it wants a tunnel without streams to be ended; 0: never; milliseconds on the wire
 	replica   string
+	caps      capabilities // that the sidecar has too
 }
 
 func (w welcome) append(b []byte) []byte {
@@ -93,7 +117,8 @@ func (w welcome) append(b []byte) []byte {
 	b = appendMillis(b, w.heartbeat)
 	b = appendMillis(b, w.resumeTTL)
 	b = appendMillis(b, w.idle)
-	return appendText(b, w.replica[:min(len(w.replica), maxReplica)])
+	b = appendText(b, w.replica[:min(len(w.replica), maxReplica)])
+	return w.caps.append(b)
 }
 
 func parseWelcome(p []byte) (w welcome, err error) {
@@ -106,6 +131,7 @@ func parseWelcome(p []byte) (w welcome, err error) {
 	w.resumeTTL = f.millis()
 	w.idle = f.millis()
 	w.replica = f.text()
+	w.caps = f.capabilities()
 	return w, f.err
 }
 
@@ -122,13 +148,19 @@ type OpenRequest struct {
 	Priority Priority // orders the stream's bytes on the lane, both ways
 	Peer     string   // the application's address, for logs; at most 255 bytes
 	Trace    string   // W3C traceparent, or empty; at most 255 bytes
+
+	Compression Compression // what the sidecar wishes for both directions
 }
 
 func (o OpenRequest) append(b []byte) []byte {
 	b = append(b, byte(o.Priority))
 	b = appendText(b, o.Route)
 	b = appendText(b, o.Peer)
-	return appendText(b, o.Trace)
+	b = appendText(b, o.Trace)
+	if o.Compression != CompressOff {
+		b = append(b, byte(o.Compression))
+	}
+	return b
 }
 
 func (o OpenRequest) check() error {
@@ -147,8 +179,14 @@ func parseOpen(p []byte) (o OpenRequest, err error) {
 	o.Route = f.text()
 	o.Peer = f.text()
 	o.Trace = f.text()
+	if f.more() {
+		o.Compression = Compression(f.u8())
+	}
 	if f.err != nil {
 		return o, f.err
+	}
+	if o.Compression >= compressions { // a wish of a later version
+		o.Compression = CompressOff
 	}
 	return o, o.check()
 }
@@ -242,6 +280,7 @@ const (
 	syncFinReceived = 0x02 // the peer's final size is known
 	syncFinConsumed = 0x04 // and everything up to it is consumed
 	syncReset       = 0x08 // this side reset the stream, with code
+	syncCompress    = 0x10 // OPENED let both sides compress the stream (gateway)
 )
 
 func (e syncEntry) append(b []byte) []byte {

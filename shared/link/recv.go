@@ -45,6 +45,8 @@ func (t *Tunnel) onData(s *Stream, h header, buf *Buffer, n int) (keep bool, err
 	d := &s.recv
 	end := h.offset + uint64(n)
 	switch {
+	case h.flags&flagCompressed != 0:
+		return false, violation("stream %d: compressed DATA, which was not agreed on", s.id)
 	case h.offset > d.next:
 		return false, violation("stream %d: gap: DATA at %d, expected %d", s.id, h.offset, d.next)
 	case end > d.limit || end < h.offset:

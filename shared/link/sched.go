@@ -104,6 +104,7 @@ type outgoing struct {
 	head    [headerSize]byte
 	payload []byte
 	buf     *Buffer // held while the payload is written; nil for control
+	packed  packed  // DATA: whether it is to be compressed, and how that went
 }
 
 func (o *outgoing) set(h header, payload []byte) {
@@ -141,6 +142,9 @@ func (s *Stream) controlFrame(out *outgoing, scratch []byte) bool {
 	case s.due&dueOpened != 0:
 		s.due &^= dueOpened
 		h.kind = typeOpened
+		if s.packing.on {
+			h.flags = flagCompress
+		}
 		out.set(h, nil)
 	case s.due&dueReset != 0:
 		s.due &^= dueReset
@@ -166,7 +170,12 @@ func (t *Tunnel) nextData(out *outgoing, limit int) bool {
 		if !s.pending() {
 			continue // reset, or acknowledged beyond a replay, while it was queued
 		}
-		run, fin := s.cut(min(limit, int(t.peer.maxMessage)-headerSize))
+		most := min(MaxPayload, int(t.peer.maxMessage)-headerSize)
+		pack, limit := t.packs && t.lane != nil && s.packing.wants(s.send.end-s.send.next, &t.lane.rate), min(limit, most)
+		if pack {
+			limit = min(limit*s.packing.stretch, most)
+		}
+		run, fin := s.cut(limit)
 		h := header{kind: typeData, stream: s.id, offset: run.off}
 		switch {
 		case run.buf == nil:
@@ -180,6 +189,11 @@ func (t *Tunnel) nextData(out *outgoing, limit int) bool {
 		}
 		out.set(h, payload)
 		out.buf = run.buf
+		if pack && len(payload) >= packLeast {
+			out.packed = packed{stream: s, plain: len(payload)}
+		} else if s.packing.on {
+			s.packing.passed(len(payload))
+		}
 		t.count.sent.Add(uint64(len(payload)))
 		t.sched.charge(s.req.Priority, len(payload))
 		if s.pending() {

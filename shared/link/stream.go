@@ -43,8 +43,9 @@ type Stream struct {
 	over     bool                    // both directions final, or reset
 	cancel   context.CancelCauseFunc // of the context that Opening returned
 
-	send sendState
-	recv recvState
+	send    sendState
+	recv    recvState
+	packing packing
 
 	readable sync.Cond // Read, WaitOpened and Wait
 	writable sync.Cond // Write and WaitRoom
@@ -60,13 +61,34 @@ func (s *Stream) Request() OpenRequest { return s.req }
 func (s *Stream) Tunnel() *Tunnel { return s.t }
 
 // Accept tells the peer that the backend is connected; the gateway's end only.
-func (s *Stream) Accept() {
+func (s *Stream) Accept() { s.accept(false) }
+
+// AcceptCompressed is Accept, and lets both sides compress the stream from here on, if the sidecar wishes that and the tunnel
+// can.
+func (s *Stream) AcceptCompressed() { s.accept(true) }
+
+func (s *Stream) accept(compress bool) {
 	s.t.mu.Lock()
 	defer s.t.mu.Unlock()
 	if s.err == nil && s.opened.IsZero() {
 		s.opened = time.Now()
+		s.mayCompress(compress)
 		s.t.due(s, dueOpened)
 	}
+}
+
+// mayCompress starts compression, if it is allowed and everybody can and wants it. Called with mu held.
+func (s *Stream) mayCompress(allowed bool) {
+	if allowed && s.t.packs && s.req.Compression != CompressOff {
+		s.packing.start()
+	}
+}
+
+// Compressed says whether both sides may compress the stream.
+func (s *Stream) Compressed() bool {
+	s.t.mu.Lock()
+	defer s.t.mu.Unlock()
+	return s.packing.on
 }
 
 // WaitOpened blocks until the gateway has connected the backend, the stream has failed, or ctx ends.

@@ -56,6 +56,7 @@ func (s *Stream) syncEntry() syncEntry {
 	e.received = s.recv.next
 	e.consumed, e.limit = s.credit()
 	set(!s.t.client && !s.opened.IsZero(), syncOpened)
+	set(!s.t.client && s.packing.on, syncCompress)
 	set(s.recv.finKnown, syncFinReceived)
 	set(s.recv.finConsumed, syncFinConsumed)
 	return e
@@ -167,7 +168,7 @@ func (t *Tunnel) resyncStream(s *Stream, e syncEntry, known bool, peerHighest ui
 		return violation("stream %d: SYNC with %d bytes consumed of %d received", s.id, e.consumed, e.received)
 	}
 	if e.flags&syncOpened != 0 && t.client {
-		s.markOpened()
+		s.markOpened(e.flags&syncCompress != 0)
 	}
 	if err := s.rewind(e.received, e.flags&syncFinReceived != 0); err != nil {
 		return err

@@ -29,6 +29,7 @@ type Config struct {
 	Replica    string        // gateway: its name, told to the sidecar
 	Budget     *Budget       // of the tenant or process, above the tunnel's own; may be nil
 	Logger     *slog.Logger  // for faults in handlers; default discards
+	Compressor *Compressor   // of the process; nil: the tunnel compresses nothing
 
 	// Accept takes a stream that the peer opened, in a goroutine of its own. It calls Stream.Accept or Stream.Reset before
 	// it returns; the stream may go on after that. Nil: streams of the peer are refused.
@@ -79,6 +80,13 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+func (c Config) capabilities() (caps capabilities) {
+	if c.Compressor != nil {
+		caps |= canCompress
+	}
+	return caps
+}
+
 func (c Config) limits() limits { return limits{uint32(c.MaxMessage), uint32(c.Window)} }
 
 // Tunnel is a logical session between one sidecar and one gateway replica.
@@ -89,6 +97,7 @@ type Tunnel struct {
 	client bool // the sidecar's end: it opens streams and resumes
 	budget *Budget
 	hello  welcome // what the gateway said when the tunnel was made (client)
+	packs  bool    // both sides can compress; agreed on when the tunnel was made
 	count  counters
 
 	mu       sync.Mutex
@@ -105,6 +114,7 @@ type Tunnel struct {
 	unacked  int64 // bytes written that the peer has not consumed
 	opening  int   // sidecar: streams whose OPEN is not answered
 	frame    int   // payload of a DATA frame with which the next lane begins, bytes
+	rate     meter // and the rate
 	acks     []*Stream
 	ackTimer *time.Timer
 	rtt      rttEstimate
@@ -119,6 +129,7 @@ type Tunnel struct {
 type counters struct {
 	opened, sent, received, replayed, framesSent, framesReceived, resumes atomic.Uint64
 	pingsSent, pingsAnswered, pingsLost                                   atomic.Uint64
+	compression                                                           compressionCounters
 }
 
 // Stats is a snapshot of a tunnel.
@@ -142,6 +153,7 @@ type Stats struct {
 	Retained       int64         // bytes of windows beyond their initial size
 	Attached       bool          // a lane carries the tunnel now
 	Epoch          uint64
+	Compression    CompressionStats
 }
 
 func newTunnel(cfg Config, client bool, peer limits) *Tunnel {
@@ -210,7 +222,8 @@ func (t *Tunnel) Stats() Stats {
 	return Stats{Streams: len(t.streams), Opened: t.count.opened.Load(), BytesSent: t.count.sent.Load(), BytesReceived: t.count.received.Load(),
 		BytesReplayed: t.count.replayed.Load(), FramesSent: t.count.framesSent.Load(), FramesReceived: t.count.framesReceived.Load(),
 		Resumes: t.count.resumes.Load(), RTT: t.rtt.smoothed, LastRTT: t.rtt.last, PingsSent: t.count.pingsSent.Load(),
-		PingsAnswered: t.count.pingsAnswered.Load(), PingsLost: t.count.pingsLost.Load(), Silent: silent, Heartbeat: t.heartbeat, Survived: t.survived, Retained: t.budget.Used(), Attached: t.lane != nil, Epoch: t.epoch}
+		PingsAnswered: t.count.pingsAnswered.Load(), PingsLost: t.count.pingsLost.Load(), Silent: silent, Heartbeat: t.heartbeat, Survived: t.survived, Retained: t.budget.Used(), Attached: t.lane != nil, Epoch: t.epoch,
+		Compression: t.count.compression.stats()}
 }
 
 // Open begins a stream. It never waits: data may be written at once, and goes out with the OPEN. Whether the gateway
