@@ -117,7 +117,8 @@ func NewCompressor() (*Compressor, error) {
 	c := &Compressor{encoders: make(chan *encoder, n), decoders: make(chan *zstd.Decoder, n)}
 	for range n {
 		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(packWindow),
-			zstd.WithLowerEncoderMem(true), zstd.WithSingleSegment(true), zstd.WithEncoderCRC(false)) // the lane has integrity
+			zstd.WithLowerEncoderMem(true), zstd.WithSingleSegment(true), zstd.WithEncoderCRC(false), // the lane has integrity
+			zstd.WithAllLitEntropyCompression(true)) // else base64 would not shrink
 		if err != nil {
 			return nil, errs.Wrap(errs.Internal, err, "making a zstd encoder")
 		}

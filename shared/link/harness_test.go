@@ -315,7 +315,8 @@ func (n *network) finish(tun *Tunnel, before int64) {
 	}
 }
 
-// pattern makes bytes that depend on stream, direction and position, and checks them.
+// pattern makes bytes that depend on stream, direction and position, and checks them. What two
+// streams in three carry shrinks when it is compressed, but for every fourth run of it.
 type pattern struct {
 	seed uint64
 	pos  uint64
@@ -329,7 +330,11 @@ func (p *pattern) fill(b []byte) {
 }
 
 func (p *pattern) at(pos uint64) byte {
-	x := (pos>>3 + p.seed*0x9E3779B97F4A7C15) * 0xBF58476D1CE4E5B9
+	word := pos >> 3
+	if p.seed>>1%3 != 0 && pos/50_000%4 != 3 && word&7 != 0 { // only one word of eight is of its position alone
+		word &= 7
+	}
+	x := (word + p.seed*0x9E3779B97F4A7C15) * 0xBF58476D1CE4E5B9
 	x ^= x >> 29
 	return byte(x >> (8 * (pos & 7)))
 }

@@ -106,6 +106,11 @@ var testLimits = limits{maxMessage: 1 << 20, window: defaultWindow}
 
 // playSidecar makes a gateway's tunnel whose sidecar is played.
 func playSidecar(t testing.TB, cfg Config) *played {
+	return playSidecarSaying(t, cfg, hello{version: Version, limits: testLimits})
+}
+
+// playSidecarSaying is playSidecar with a HELLO of the test's own.
+func playSidecarSaying(t testing.TB, cfg Config, h hello) *played {
 	pair := newMemPair()
 	p := &played{peer: &peer{t: t, conn: pair.client}}
 	type made struct {
@@ -125,7 +130,7 @@ func playSidecar(t testing.TB, cfg Config) *played {
 	}()
 	_, nonce := p.expect(typeChallenge)
 	require.Len(t, nonce, nonceSize)
-	p.send(header{kind: typeHello}, hello{version: Version, limits: testLimits}.append(nil))
+	p.send(header{kind: typeHello}, h.append(nil))
 	_, b := p.expect(typeWelcome)
 	w, err := parseWelcome(b)
 	require.NoError(t, err)

@@ -1,0 +1,645 @@
+package link
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/stretchr/testify/require"
+
+	"fairlead/shared/errs"
+)
+
+// packedGolden is goldenText as the reference implementation of zstd compresses it (zstd 1.5 -19 --no-check).
+func packedGolden() []byte {
+	b, _ := hex.DecodeString("28b52ffd601600dd010014027b226e223a302c226d7367223a22736572766564227d0a313233343536373839310ca04078ff77b023ebeb78eaa0a2a8280a85a2b4a65e5606")
+	return b
+}
+
+func goldenText() string {
+	var b strings.Builder
+	for i := range 12 {
+		fmt.Fprintf(&b, "{\"n\":%d,\"msg\":\"served\"}\n", i)
+	}
+	return b.String()
+}
+
+func newCompressor(t testing.TB) *Compressor {
+	c, err := NewCompressor()
+	require.NoError(t, err)
+	return c
+}
+
+// pack is p as a peer compresses it.
+func pack(t testing.TB, p []byte) []byte {
+	c := newCompressor(t)
+	return bytes.Clone(c.encoder().pack(p))
+}
+
+func jsonLines(n int) []byte {
+	var b bytes.Buffer
+	for i := 0; b.Len() < n; i++ {
+		fmt.Fprintf(&b, `{"time":"2026-05-01T12:%02d:%02d.%06dZ","level":"info","msg":"request served","path":"/api/v1/items/%d","took_ms":%d}`+"\n", i/60%60, i%60, i*7919%1000000, i*104729%50000, i*31%900)
+	}
+	return b.Bytes()[:n]
+}
+
+func noise(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b)
+	return b
+}
+
+// slowConn is a lane whose network takes rate bytes in a second, on the clock of the bubble, but for a few that it has room for: a
+// handshake does not wait for it.
+type slowConn struct {
+	Conn
+	rate int
+	wire *int // bytes that went out
+}
+
+func (c *slowConn) Flush() error {
+	n := c.Buffered()
+	if c.wire != nil {
+		*c.wire += n
+	}
+	if n > 1<<10 {
+		pause(time.Duration(n) * time.Second / time.Duration(c.rate))
+	}
+	return c.Conn.Flush()
+}
+
+// slowNetwork is a network whose lanes are slow in both directions.
+func slowNetwork(t testing.TB, rate int, server, client Config) (n *network, wire *int) {
+	wire = new(int)
+	n = memNetwork(t, server, client)
+	n.dial = func() (Conn, Conn, func()) {
+		p := newMemPair()
+		return &slowConn{Conn: p.client, rate: rate, wire: wire}, &slowConn{Conn: p.server, rate: rate}, p.cut
+	}
+	return n, wire
+}
+
+// upload sends content through a slow lane, up and back down, and returns the tunnel's counts, and how many bytes left the sidecar.
+func upload(t *testing.T, rate int, wish Compression, content []byte) (stats Stats, onWire int) {
+	bubble(t, func(t *testing.T) {
+		before := held.Load()
+		cfg := Config{Compressor: newCompressor(t), Heartbeat: time.Hour}
+		gw := cfg
+		gw.Accept = func(s *Stream) {
+			s.AcceptCompressed()
+			got := make([]byte, 0, len(content))
+			b := make([]byte, 64<<10)
+			for {
+				n, err := s.Read(b)
+				got = append(got, b[:n]...)
+				if err != nil {
+					break
+				}
+			}
+			_, _ = s.Write(got)
+			_ = s.CloseWrite()
+			_ = s.Wait()
+		}
+		n, wire := slowNetwork(t, rate, gw, cfg)
+		tun := n.connect()
+		s, err := tun.Open(OpenRequest{Route: "logs", Compression: wish})
+		require.NoError(t, err)
+		require.NoError(t, s.WaitOpened(context.Background()))
+		require.Equal(t, wish != CompressOff, s.Compressed())
+		sent := make(chan error, 1)
+		go func() {
+			_, err := s.Write(content)
+			if err == nil {
+				err = s.CloseWrite()
+			}
+			sent <- err
+		}()
+		var back bytes.Buffer
+		_, err = back.ReadFrom(s)
+		require.NoError(t, err)
+		require.NoError(t, <-sent)
+		require.True(t, bytes.Equal(content, back.Bytes()), "other bytes came back")
+		require.NoError(t, s.Wait())
+		stats, onWire = tun.Stats(), *wire
+		require.Equal(t, n.gateway().Stats().Compression.SentPlain, stats.Compression.ReceivedPlain)
+		require.Equal(t, n.gateway().Stats().Compression.ReceivedPacked, stats.Compression.SentPacked)
+		total := cfg.Compressor.Stats()
+		require.Equal(t, total.SentPlain, total.ReceivedPlain, "one compressor serves both ends here")
+		require.Equal(t, total.SentPacked, total.ReceivedPacked)
+		n.finish(tun, before)
+	})
+	return stats, onWire
+}
+
+// Verifies: R7.8
+func TestASlowLaneCarriesTextCompressed(t *testing.T) {
+	content := jsonLines(4 << 20)
+	for _, wish := range []Compression{CompressAuto, CompressOn} {
+		stats, wire := upload(t, 2<<20, wish, content)
+		c := stats.Compression
+		require.Greater(t, c.SentPlain, uint64(len(content)*9/10), "nearly all of it")
+		require.Greater(t, c.ReceivedPlain, uint64(len(content)*9/10), "both ways")
+		require.Less(t, c.SentPacked, c.SentPlain/4)
+		require.Less(t, wire, len(content)/3)
+		require.Equal(t, uint64(len(content)), stats.BytesSent, "the stream's bytes are counted as they were written")
+		require.Zero(t, c.Vain)
+	}
+	stats, wire := upload(t, 2<<20, CompressOff, content)
+	require.Zero(t, stats.Compression)
+	require.Greater(t, wire, len(content))
+}
+
+// Verifies: R7.8
+func TestWhatDoesNotShrinkIsLeftAlone(t *testing.T) {
+	content := noise(16 << 20)
+	stats, wire := upload(t, 8<<20, CompressOn, content)
+	require.Zero(t, stats.Compression.SentPlain)
+	require.Zero(t, stats.Compression.ReceivedPlain)
+	require.NotZero(t, stats.Compression.Vain, "it was tried")
+	require.Less(t, stats.Compression.Vain, uint64(len(content)/16), "and not often")
+	require.Less(t, wire, len(content)+len(content)/100)
+}
+
+// A stream that changes its content changes what becomes of it.
+func TestAMixedStreamIsCompressedWhereItShrinks(t *testing.T) {
+	content := bytes.Join([][]byte{noise(1 << 20), jsonLines(2 << 20), noise(1 << 20), jsonLines(2 << 20)}, nil)
+	stats, _ := upload(t, 4<<20, CompressOn, content)
+	require.Greater(t, stats.Compression.SentPlain, uint64(2<<20))
+	require.Less(t, stats.Compression.SentPlain, uint64(4<<20+256<<10))
+	require.Less(t, stats.Compression.SentPacked, stats.Compression.SentPlain/3)
+	require.Less(t, stats.Compression.Vain, uint64(1<<20))
+}
+
+// Verifies: R7.8
+func TestALaneThatIsFasterThanCompressingIsNotSlowedDown(t *testing.T) {
+	stats, _ := upload(t, 2<<30, CompressOn, jsonLines(8<<20))
+	require.Zero(t, stats.Compression.SentPlain+stats.Compression.Vain, "%+v", stats.Compression)
+}
+
+// What somebody types goes as it is, also when it would shrink.
+func TestSmallFramesAreNotCompressed(t *testing.T) {
+	lane := meter{bytes: 1, spent: time.Second}
+	var p packing
+	require.False(t, p.wants(1<<20, &lane), "not agreed on")
+	p.start()
+	require.False(t, p.wants(packPending-1, &lane))
+	require.True(t, p.wants(packPending, &lane))
+	require.False(t, p.wants(packPending, &meter{}), "nothing is known of the lane")
+}
+
+func TestTriesInVainBecomeRare(t *testing.T) {
+	lane := meter{bytes: 1, spent: time.Second}
+	var p packing
+	p.start()
+	tries, sent := 0, 0
+	for sent < 1<<30 {
+		if p.wants(1<<20, &lane) {
+			tries++
+			p.tried(MaxPayload, MaxPayload, time.Millisecond)
+		} else {
+			p.passed(MaxPayload)
+		}
+		sent += MaxPayload
+	}
+	require.Less(t, tries, 40)
+	require.Greater(t, tries, 16, "it is tried again")
+	p.skip = 0
+	p.tried(MaxPayload, MaxPayload/10, time.Millisecond)
+	require.True(t, p.wants(1<<20, &lane))
+	require.Equal(t, packStretch, p.stretch)
+	p.tried(MaxPayload, MaxPayload, time.Millisecond)
+	require.Equal(t, packPause, p.skip, "one try in vain after a success costs little")
+	require.Equal(t, 1, p.stretch)
+}
+
+// A compressor that was slow once, or whose lane was fast, is tried again after a while.
+func TestWhatCompressingBringsIsForgotten(t *testing.T) {
+	lane := meter{bytes: 10 << 20, spent: time.Second}
+	var p packing
+	p.start()
+	require.True(t, p.wants(1<<20, &lane))
+	for p.wants(1<<20, &lane) {
+		p.tried(MaxPayload, MaxPayload/2, 100*time.Millisecond) // no processor had time for it
+	}
+	sent := 0
+	for ; !p.wants(1<<20, &lane); sent += MaxPayload {
+		p.passed(MaxPayload)
+		require.Less(t, sent, 2*packForget)
+	}
+	require.GreaterOrEqual(t, sent+MaxPayload, packForget)
+}
+
+func TestAMeterForgets(t *testing.T) {
+	var m meter
+	m.add(64<<10, 5*time.Second) // a stall
+	for range 40 {
+		m.add(64<<10, 100*time.Microsecond)
+	}
+	require.False(t, m.slower(&meter{bytes: 150 << 20, spent: time.Second}, packMargin), "%+v", m)
+	m.add(64<<10, time.Hour)
+	require.True(t, m.slower(&meter{bytes: 150 << 20, spent: time.Second}, packMargin))
+}
+
+// The handshake of a peer that knows no compression is byte for byte what it was, and nothing is compressed.
+func TestOldSidecarWithThisGateway(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		cfg := Config{Compressor: newCompressor(t), Window: 1 << 20}
+		cfg.Accept = func(s *Stream) {
+			s.AcceptCompressed()
+			_, _ = s.Write(jsonLines(200_000))
+			_ = s.CloseWrite()
+			_ = s.Wait()
+		}
+		pair := newMemPair()
+		p := &peer{t: t, conn: pair.client}
+		accepted := make(chan *Tunnel, 1)
+		ran := make(chan error, 1)
+		go func() {
+			hs, err := Greet(context.Background(), &slowConn{Conn: pair.server, rate: 1 << 20})
+			if err != nil {
+				ran <- err
+				return
+			}
+			tun, lane, err := hs.Accept(cfg)
+			accepted <- tun
+			if err == nil {
+				err = lane.Run()
+			}
+			ran <- err
+		}()
+		p.expect(typeChallenge)
+		p.send(header{kind: typeHello}, goldenPayload(t, "hello-new"))
+		_, b := p.expect(typeWelcome)
+		require.Len(t, b, len(goldenPayload(t, "welcome-new"))-len("gw-0"), "no field that it does not know")
+		p.send(header{kind: typeOpen, stream: 1}, goldenPayload(t, "open-plain"))
+		h, b := p.expect(typeOpened)
+		require.Zero(t, h.flags)
+		require.Empty(t, b)
+		var got []byte
+		for len(got) < 200_000 {
+			h, b := p.until(typeData)
+			require.Zero(t, h.flags&flagCompressed)
+			got = append(got, b...)
+		}
+		require.True(t, bytes.Equal(jsonLines(200_000), got))
+		tun := <-accepted
+		require.Zero(t, tun.Stats().Compression)
+		tun.Close(nil)
+		pair.cut()
+		<-ran
+		tun.Wait()
+	})
+}
+
+// goldenPayload is the payload of a golden vector, as it is in its file.
+func goldenPayload(t testing.TB, name string) []byte {
+	text, err := os.ReadFile("testdata/" + name + ".hex")
+	require.NoError(t, err)
+	raw, err := hex.DecodeString(strings.Join(strings.Fields(string(text)), ""))
+	require.NoError(t, err)
+	return raw[headerSize:]
+}
+
+// What this sidecar says to a gateway that knows no compression is what that one knows, and bytes after it, which are ignored.
+func TestThisSidecarWithAnOldGateway(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		pair := newMemPair()
+		p := &peer{t: t, conn: pair.server}
+		made := make(chan *Tunnel, 1)
+		ran := make(chan error, 1)
+		go func() {
+			tun, lane, err := Connect(context.Background(), &slowConn{Conn: pair.client, rate: 1 << 20}, Config{Compressor: newCompressor(t), Window: 256 << 10, MaxMessage: 1 << 20})
+			made <- tun
+			if err == nil {
+				err = lane.Run()
+			}
+			ran <- err
+		}()
+		p.send(header{kind: typeChallenge}, make([]byte, nonceSize))
+		_, b := p.expect(typeHello)
+		require.Equal(t, goldenPayload(t, "hello-capable"), b)
+		old := goldenPayload(t, "hello-new")
+		require.Equal(t, old, b[:len(old)])
+		p.send(header{kind: typeWelcome}, goldenPayload(t, "welcome-new"))
+		tun := <-made
+		s, err := tun.Open(OpenRequest{Route: "logs", Priority: Low, Compression: CompressAuto})
+		require.NoError(t, err)
+		_, b = p.expect(typeOpen)
+		require.Equal(t, goldenPayload(t, "open-compressed"), b)
+		old = goldenPayload(t, "open-plain")
+		require.Equal(t, old, b[:len(old)])
+		p.send(header{kind: typeOpened, stream: 1}, nil)
+		require.NoError(t, s.WaitOpened(context.Background()))
+		require.False(t, s.Compressed())
+		go func() { _, _ = s.Write(jsonLines(200_000)) }()
+		var got []byte
+		for len(got) < 200_000 {
+			h, b := p.until(typeData)
+			require.Zero(t, h.flags&flagCompressed)
+			got = append(got, b...)
+		}
+		require.True(t, bytes.Equal(jsonLines(200_000), got))
+		// Nor does it let itself be talked into it.
+		p.send(header{kind: typeData, flags: flagCompressed, stream: 1}, packedGolden())
+		isCode(t, errs.ProtocolViolation, p.end())
+		isCode(t, errs.ProtocolViolation, <-ran)
+		pair.cut()
+		tun.Wait()
+	})
+}
+
+// compressing plays the sidecar of a tunnel that compresses, with stream 1 open and all that it receives in got.
+func compressing(t testing.TB, window int, got *bytes.Buffer, done chan<- struct{}) *played {
+	cfg := Config{Compressor: newCompressor(t), Window: window, Accept: func(s *Stream) {
+		s.AcceptCompressed()
+		if s.ID() == 1 {
+			_, _ = got.ReadFrom(s)
+			close(done)
+		}
+		_ = s.CloseWrite()
+		_ = s.Wait()
+	}}
+	p := playSidecarSaying(t, cfg, hello{version: Version, limits: testLimits, caps: canCompress})
+	p.send(header{kind: typeOpen, stream: 1}, OpenRequest{Route: "logs", Compression: CompressOn}.append(nil))
+	h, _ := p.expect(typeOpened)
+	require.Equal(t, uint8(flagCompress), h.flags)
+	return p
+}
+
+func TestCompressedFramesOfAnotherImplementationAreUnderstood(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var got bytes.Buffer
+		done := make(chan struct{})
+		p := compressing(t, minWindow, &got, done)
+		text := goldenText()
+		p.send(header{kind: typeData, flags: flagCompressed, stream: 1}, packedGolden())
+		p.send(header{kind: typeData, stream: 1, offset: uint64(len(text))}, []byte("plain\n"))
+		p.send(header{kind: typeData, flags: flagCompressed | flagFin, stream: 1, offset: uint64(len(text) + 6)}, packedGolden())
+		<-done
+		require.Equal(t, text+"plain\n"+text, got.String())
+		require.Equal(t, uint64(2*len(text)), p.tun.Stats().Compression.ReceivedPlain)
+		require.Equal(t, uint64(2*len(text)+6), p.tun.Stats().BytesReceived)
+		// What is late is dropped, whatever it holds.
+		p.until(typeFin)
+		p.send(header{kind: typeCredit, flags: flagFin, stream: 1, offset: defaultWindow}, u64(0))
+		p.send(header{kind: typeData, flags: flagCompressed, stream: 1, offset: 1 << 60}, packedGolden())
+		p.send(header{kind: typePing, offset: 77}, nil)
+		for h := (header{}); h.offset != 77; {
+			h, _ = p.until(typePong)
+		}
+		require.NoError(t, p.tun.Err())
+		p.stop()
+	})
+}
+
+// Every frame that is not one whole frame of zstd, with a size in its head that is true and within what the stream may send, ends the
+// tunnel; none of them makes anybody hold more than a frame.
+//
+// Verifies: R4.1
+func TestHostileCompressedFramesEndTheTunnel(t *testing.T) {
+	const window = 64 << 10
+	text := jsonLines(window)
+	packed := pack(t, text[:20_000])
+	long := pack(t, text)
+	unsized, err := zstd.NewWriter(nil, zstd.WithSingleSegment(false))
+	require.NoError(t, err)
+	var stream bytes.Buffer
+	unsized.Reset(&stream)
+	_, _ = unsized.Write(text[:5000])
+	require.NoError(t, unsized.Flush())
+	_, _ = unsized.Write(text[5000:10_000])
+	require.NoError(t, unsized.Close())
+	bomb := pack(t, make([]byte, MaxPayload))
+	huge := append([]byte(nil), 0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0, 0, 0, 0, 1, 0, 0, 0) // 4 GiB, by its head
+	for range 1000 {
+		huge = append(huge, 0x02, 0, 0x10, 0) // a block that is one byte, 128 KiB times
+	}
+	lying := func(size uint32) []byte {
+		b := bytes.Clone(packed)
+		require.Equal(t, byte(0x60), b[4], "a size of 2 bytes")
+		b[5], b[6] = byte(size-256), byte((size-256)>>8)
+		return b
+	}
+	flipped := bytes.Clone(packed)
+	flipped[len(flipped)-1] = 0 // where a bitstream ends with a bit that is set
+	ahead := golden{head: header{offset: 1}, payload: packed}
+	for name, g := range map[string]golden{
+		"nothing":                {},
+		"no zstd":                {payload: text[:100]},
+		"cut short":              {payload: packed[:len(packed)-1]},
+		"cut within the head":    {payload: packed[:5]},
+		"only the head":          {payload: packed[:7]},
+		"bytes after it":         {payload: append(bytes.Clone(packed), 0)},
+		"two frames":             {payload: append(bytes.Clone(packed), packed...)},
+		"an empty frame after":   {payload: append(bytes.Clone(packed), 0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0)},
+		"skippable":              {payload: []byte{0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 0}},
+		"an empty frame":         {payload: []byte{0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0}},
+		"without a size":         {payload: stream.Bytes()},
+		"less than it says":      {payload: lying(20_001)},
+		"more than it says":      {payload: lying(19_999)},
+		"much more than it says": {payload: append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0x20, 100}, bytes.Repeat([]byte{0x02, 0, 0x10, 0}, 5000)...)},
+		"damaged":                {payload: flipped},
+		"a gap":                  ahead,
+		"a wild offset":          {head: header{offset: 1 << 63}, payload: packed},
+		"over the credit":        {payload: bomb},
+		"a bomb":                 {payload: huge},
+		"a dictionary":           {payload: append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0x21, 7, 4}, 0x21, 0, 0, 'a', 'b', 'c', 'd')},
+		"a reserved block":       {payload: []byte{0x28, 0xb5, 0x2f, 0xfd, 0x20, 1, 0x0f, 0, 0, 'a'}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				var got bytes.Buffer
+				done := make(chan struct{})
+				p := compressing(t, window, &got, done)
+				g.head.kind, g.head.flags, g.head.stream = typeData, flagCompressed, 1
+				_ = p.try(g.head, g.payload)
+				isCode(t, errs.ProtocolViolation, p.end())
+				isCode(t, errs.ProtocolViolation, <-p.ran)
+				<-done
+				require.Zero(t, got.Len())
+				p.tun.Wait()
+				p.conn.Abort()
+			})
+		})
+	}
+	t.Run("again what has come", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			var got bytes.Buffer
+			done := make(chan struct{})
+			p := compressing(t, window, &got, done)
+			for range 2 {
+				_ = p.try(header{kind: typeData, flags: flagCompressed, stream: 1}, packed)
+			}
+			isCode(t, errs.ProtocolViolation, p.end())
+			isCode(t, errs.ProtocolViolation, <-p.ran)
+			<-done
+			p.tun.Wait()
+			p.conn.Abort()
+		})
+	})
+	t.Run("a stream that is not compressed", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			p := playSidecarSaying(t, Config{Compressor: newCompressor(t), Accept: drained}, hello{version: Version, limits: testLimits, caps: canCompress})
+			p.send(header{kind: typeOpen, stream: 1}, OpenRequest{Route: "git", Compression: CompressOn}.append(nil))
+			h, _ := p.expect(typeOpened)
+			require.Zero(t, h.flags, "Accept does not allow it")
+			_ = p.try(header{kind: typeData, flags: flagCompressed, stream: 1}, packed)
+			isCode(t, errs.ProtocolViolation, p.end())
+			isCode(t, errs.ProtocolViolation, <-p.ran)
+			p.tun.Wait()
+			p.conn.Abort()
+		})
+	})
+	require.Less(t, len(long), window/2)
+}
+
+// An OPENED that was lost with its lane is in the SYNC, with what it granted.
+func TestTheGrantSurvivesAResume(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var got bytes.Buffer
+		done := make(chan struct{})
+		p := compressing(t, minWindow, &got, done)
+		next, lane, err := p.resume(hello{tunnel: p.tun.ID(), epoch: 2}, p.key)
+		require.NoError(t, err)
+		ran := run(lane)
+		<-p.ran
+		_, b := next.expect(typeWelcome)
+		w, err := parseWelcome(b)
+		require.NoError(t, err)
+		require.Equal(t, canCompress, w.caps, "what was agreed on stays so")
+		_, b = next.expect(typeSync)
+		entries, err := parseSync(b)
+		require.NoError(t, err)
+		require.Equal(t, []syncEntry{{stream: 1, flags: syncOpened | syncCompress, limit: minWindow}}, entries)
+		next.send(header{kind: typeSync, offset: 1}, syncEntry{stream: 1, limit: defaultWindow}.append(nil))
+		next.send(header{kind: typeData, flags: flagCompressed | flagFin, stream: 1}, packedGolden())
+		<-done
+		require.Equal(t, goldenText(), got.String())
+		p.tun.Close(nil)
+		next.conn.Abort()
+		<-ran
+		p.tun.Wait()
+	})
+}
+
+func TestTheSidecarLearnsTheGrantFromSync(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		for _, granted := range []bool{true, false} {
+			tun := newTunnel(Config{Compressor: newCompressor(t)}.withDefaults(), true, testLimits)
+			tun.agree(canCompress)
+			s, err := tun.Open(OpenRequest{Route: "logs", Compression: CompressAuto})
+			require.NoError(t, err)
+			e := syncEntry{stream: 1, flags: syncOpened, limit: defaultWindow}
+			if granted {
+				e.flags |= syncCompress
+			}
+			tun.mu.Lock()
+			require.NoError(t, tun.resync([]syncEntry{e}, 1))
+			tun.mu.Unlock()
+			require.Equal(t, granted, s.Compressed())
+			tun.Close(nil)
+		}
+	})
+}
+
+func TestCompressionsHaveNames(t *testing.T) {
+	for _, c := range []Compression{CompressOff, CompressAuto, CompressOn} {
+		parsed, err := ParseCompression(c.String())
+		require.NoError(t, err)
+		require.Equal(t, c, parsed)
+	}
+	parsed, err := ParseCompression("")
+	require.NoError(t, err)
+	require.Equal(t, CompressAuto, parsed)
+	_, err = ParseCompression("zstd")
+	require.ErrorContains(t, err, "auto, on and off")
+	require.Equal(t, "compression 9", Compression(9).String())
+	o, err := parseOpen(append(OpenRequest{Route: "git"}.append(nil), 9))
+	require.NoError(t, err)
+	require.Equal(t, CompressOff, o.Compression, "a wish of a later version is none")
+}
+
+// When all encoders are in use nobody waits for one.
+func TestABusyCompressorIsNotWaitedFor(t *testing.T) {
+	c := newCompressor(t)
+	var taken []*encoder
+	for e := c.encoder(); e != nil; e = c.encoder() {
+		taken = append(taken, e)
+	}
+	require.Len(t, taken, cap(c.encoders))
+	tun, l, s := bare(t, true)
+	tun.cfg.Compressor, tun.packs = c, true
+	s.packing.start()
+	var out outgoing
+	out.payload = jsonLines(10_000)
+	out.packed = packed{stream: s, plain: 10_000}
+	header{kind: typeData, stream: 1}.put(&out.head)
+	require.NoError(t, l.write(&out))
+	require.Zero(t, out.head[1]&flagCompressed)
+	require.Zero(t, c.Stats())
+	out.packed.note()
+	require.Equal(t, 10_000, s.packing.plain)
+	c.giveBack(taken[0])
+	out.packed = packed{stream: s, plain: 10_000}
+	require.NoError(t, l.write(&out))
+	require.NotZero(t, out.head[1]&flagCompressed)
+	require.Equal(t, uint64(10_000), c.Stats().SentPlain)
+	tun.Close(nil)
+}
+
+func TestMetricsOfCompression(t *testing.T) {
+	c := newCompressor(t)
+	c.count.sent(1000, 300, false, time.Second)
+	c.count.sent(500, 500, true, time.Second)
+	c.count.received(200, 900, 3*time.Second)
+	var b bytes.Buffer
+	c.WriteMetrics(&b, "x")
+	require.Equal(t, `x_compression_plain_bytes_total{direction="sent"} 1000
+x_compression_plain_bytes_total{direction="received"} 900
+x_compression_packed_bytes_total{direction="sent"} 300
+x_compression_packed_bytes_total{direction="received"} 200
+x_compression_vain_bytes_total 500
+x_compression_seconds_total{direction="sent"} 2
+x_compression_seconds_total{direction="received"} 3
+`, b.String())
+}
+
+// FuzzUnpack: no compressed payload makes the decoder panic, or write past the size that was announced; what it accepts is what
+// an unbounded decoder makes of it.
+func FuzzUnpack(f *testing.F) {
+	f.Add(packedGolden())
+	f.Add(pack(f, jsonLines(3000)))
+	f.Add(pack(f, make([]byte, 40_000)))
+	f.Add(pack(f, noise(2000)))
+	f.Add([]byte{0x28, 0xb5, 0x2f, 0xfd, 0x20, 100, 0x02, 0, 0x10, 0})
+	c := newCompressor(f)
+	reference, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20))
+	require.NoError(f, err)
+	f.Fuzz(func(t *testing.T, frame []byte) {
+		size, err := unpackedSize(frame)
+		if err != nil {
+			require.ErrorIs(t, err, errs.ProtocolViolation)
+			return
+		}
+		require.Positive(t, size)
+		require.LessOrEqual(t, size, MaxPayload)
+		dst := bytes.Repeat([]byte{0xa5}, size+64)
+		err = c.unpack(dst[:size], frame)
+		require.Equal(t, bytes.Repeat([]byte{0xa5}, 64), dst[size:], "written past the end")
+		if err != nil {
+			require.ErrorIs(t, err, errs.ProtocolViolation)
+			return
+		}
+		want, err := reference.DecodeAll(frame, nil)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(want, dst[:size]))
+	})
+}
