@@ -83,7 +83,16 @@ func (d dial) Dial(ctx context.Context, who session.Identity, route string) (rel
 	return d(ctx, who.Tenant, route)
 }
 
-func (d dial) Describe(string) (session.Destination, bool) { return session.Destination{}, true }
+// Describe knows routes by names such as "as-on-passthrough": their compression and mode.
+func (d dial) Describe(route string) (session.Destination, bool) {
+	to := session.Destination{Compression: link.CompressAuto}
+	if said, ok := strings.CutPrefix(route, "as-"); ok {
+		compression, mode, _ := strings.Cut(said, "-")
+		to.Compression, _ = link.ParseCompression(compression)
+		to.Mode = mode
+	}
+	return to, true
+}
 
 // face is a server with a backend of the test's own behind it.
 type face struct {
@@ -116,7 +125,7 @@ func startHasty(t *testing.T, handshake time.Duration, change func(*server.Confi
 	logger := slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	opener := session.NewOpener(session.OpenerConfig{Timeout: 10 * time.Second, Slow: 5 * time.Second, Metrics: f.set, Now: time.Now, Limits: f.slots,
 		Policy: policy(func(_, route string) error {
-			if route != "git" && route != "panic" {
+			if route != "git" && route != "panic" && !strings.HasPrefix(route, "as-") {
 				return errs.New(errs.RouteForbidden, "not yours")
 			}
 			return nil

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/VictoriaMetrics/metrics"
 	"github.com/fasthttp/websocket"
 	"github.com/valyala/fasthttp"
 
@@ -32,10 +33,12 @@ type plainStreams struct {
 	closed bool          // no new ones
 	ended  bool          // the open ones were cut
 	idle   chan struct{} // closed when closed and nothing is open
+
+	deflated *metrics.Counter
 }
 
 func newPlainStreams(cfg Config) *plainStreams {
-	p := &plainStreams{open: map[uint64]io.Closer{}, idle: make(chan struct{})}
+	p := &plainStreams{open: map[uint64]io.Closer{}, idle: make(chan struct{}), deflated: cfg.Metrics.NewCounter("fairlead_gateway_plain_streams_deflated_total")}
 	cfg.Metrics.NewGauge("fairlead_gateway_plain_streams", func() float64 {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -133,14 +136,26 @@ func (s *Server) stream(ctx *fasthttp.RequestCtx, route string) {
 	s.standing(ctx, who)
 	// An upgrade that was answered may still never reach its handler.
 	late := time.AfterFunc(upgradeTime, func() { over(errs.New(errs.HandshakeLate, "the client left before its upgrade was done")) })
-	err = s.upgrader.Upgrade(ctx, func(c *websocket.Conn) {
+	upgrader, open := &s.upgrader, ws.New
+	if s.cfg.Deflate && opened.Compresses() && offersDeflate(ctx) {
+		upgrader, open = &s.deflater, ws.NewDeflated
+		s.plain.deflated.Inc()
+	}
+	err = upgrader.Upgrade(ctx, func(c *websocket.Conn) {
 		if !late.Stop() {
 			c.Close()
 			return
 		}
 		err := error(errs.New(errs.Panicked, "a fault in the stream")) // unless carry returns
 		defer func() { over(err) }()
-		s.hijacked(c, func() { err = s.carry(c, opened) })
+		s.hijacked(c, func() {
+			conn, failed := open(c, s.cfg.MaxMessage)
+			if failed != nil {
+				err = failed
+				return
+			}
+			err = s.carry(conn, opened)
+		})
 	})
 	if err != nil && late.Stop() {
 		over(errs.Wrap(errs.BadRequest, err, "the upgrade was refused"))
@@ -171,11 +186,7 @@ const lingerTime = 5 * time.Second
 const endTime = 2 * time.Second
 
 // carry relays until one side ends, and returns why unless that was in order.
-func (s *Server) carry(c *websocket.Conn, opened *session.Opened) error {
-	conn, err := ws.New(c, s.cfg.MaxMessage)
-	if err != nil {
-		return err
-	}
+func (s *Server) carry(conn *ws.Conn, opened *session.Opened) error {
 	var sent, received atomic.Uint64
 	var ended atomic.Pointer[error] // by the gateway
 	abort := sync.OnceValue(func() *time.Timer { return time.AfterFunc(endTime, conn.Abort) })
@@ -192,7 +203,7 @@ func (s *Server) carry(c *websocket.Conn, opened *session.Opened) error {
 		_, _ = io.Copy(io.Discard, opened.Conn)
 		linger.Stop()
 	}
-	err = s.verdict(broken, opened.Route)
+	err := s.verdict(broken, opened.Route)
 	if e := ended.Load(); e != nil {
 		err = *e
 		defer abort().Stop()

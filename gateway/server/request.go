@@ -69,6 +69,7 @@ func wellFormed(ctx *fasthttp.RequestCtx) error {
 	join(h, "Connection")
 	join(h, "Upgrade")
 	join(h, "Sec-Websocket-Protocol")
+	join(h, "Sec-Websocket-Extensions")
 	return nil
 }
 
@@ -118,6 +119,60 @@ func offers(ctx *fasthttp.RequestCtx, protocol string) bool {
 		if strings.TrimSpace(p) == protocol {
 			return true
 		}
+	}
+	return false
+}
+
+// offersDeflate says whether the client offers permessage-deflate in a way that can be accepted: without a window for what the gateway
+// sends that is smaller than the usual one (RFC 7692 section 7.1). Contexts are never kept from one message to the next.
+func offersDeflate(ctx *fasthttp.RequestCtx) bool {
+	for offer := range strings.SplitSeq(string(ctx.Request.Header.Peek("Sec-WebSocket-Extensions")), ",") {
+		if deflates(offer) {
+			return true
+		}
+	}
+	return false
+}
+
+// deflates checks one offer. One with a parameter that is unknown, given twice or has no possible value is to be declined.
+func deflates(offer string) bool {
+	name, parameters, more := strings.Cut(offer, ";")
+	if strings.TrimSpace(name) != "permessage-deflate" {
+		return false
+	}
+	seen := map[string]bool{}
+	for more {
+		var parameter string
+		parameter, parameters, more = strings.Cut(parameters, ";")
+		name, value, valued := strings.Cut(strings.TrimSpace(parameter), "=")
+		if seen[name] {
+			return false
+		}
+		seen[name] = true
+		switch name {
+		case "client_no_context_takeover", "server_no_context_takeover":
+			if valued {
+				return false
+			}
+		case "client_max_window_bits":
+			if valued && !windowBits(value) {
+				return false
+			}
+		case "server_max_window_bits":
+			if strings.Trim(value, `"`) != "15" {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+func windowBits(value string) bool {
+	switch strings.Trim(value, `"`) {
+	case "8", "9", "10", "11", "12", "13", "14", "15":
+		return true
 	}
 	return false
 }

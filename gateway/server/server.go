@@ -45,6 +45,7 @@ type Config struct {
 	Ready     func() error
 	Audit     audit.Recorder // nil: nothing is recorded
 	Tune      func(net.Conn) // applied to accepted TCP connections
+	Deflate   bool           // plain streams may be compressed by permessage-deflate, where the route allows compression
 	Logger    *slog.Logger
 	Metrics   *metrics.Set
 }
@@ -70,6 +71,7 @@ type Server struct {
 	listener net.Listener   // on the door, with TLS
 	http     fasthttp.Server
 	upgrader websocket.FastHTTPUpgrader
+	deflater websocket.FastHTTPUpgrader // with permessage-deflate; never for tunnels
 	plain    *plainStreams
 	ctx      context.Context // of requests: a RequestCtx is reused memory once its handler has returned
 	end      context.CancelFunc
@@ -102,6 +104,8 @@ func New(cfg Config) (*Server, error) {
 			answer(ctx, errs.Wrap(errs.BadRequest, reason, "the upgrade is refused"))
 		},
 	}
+	s.deflater = s.upgrader
+	s.deflater.EnableCompression = true
 	s.http = fasthttp.Server{
 		Handler:            s.handle,
 		ErrorHandler:       s.badRequest,

@@ -43,9 +43,20 @@ type Destination struct {
 	Address string // of the backend
 	Mode    string
 	Target  string // behind the backend; empty in mode passthrough
-	// Compression is what the route allows its streams in tunnels; auto: compression unless the mode is passthrough, whose
-	// SSH is encrypted.
+	// Compression is what the route allows its streams; auto: what the opener wishes, and if that is auto too, compression unless the
+	// mode is passthrough, whose bytes are encrypted.
 	Compression link.Compression
+}
+
+// compresses decides what an opener that can compress gets. Whoever says no is obeyed first, then who says yes.
+func (d Destination) compresses(wish link.Compression) bool {
+	switch {
+	case wish == link.CompressOff || d.Compression == link.CompressOff:
+		return false
+	case wish == link.CompressOn || d.Compression == link.CompressOn:
+		return true
+	}
+	return d.Mode != modePassthrough
 }
 
 // Backends connects routes.

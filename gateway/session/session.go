@@ -424,7 +424,7 @@ func (s *session) serve(st *link.Stream) {
 		st.Reset(err)
 		return
 	}
-	if compresses(req.Compression, opened.to) {
+	if opened.to.compresses(req.Compression) {
 		st.AcceptCompressed()
 	} else {
 		st.Accept()
@@ -435,17 +435,6 @@ func (s *session) serve(st *link.Stream) {
 		defer s.r.wg.Done()
 		opened.Over(err)
 	})
-}
-
-// compresses decides what an opener that can compress gets. Whoever says no is obeyed first, then who says yes.
-func compresses(wish link.Compression, to Destination) bool {
-	switch {
-	case wish == link.CompressOff || to.Compression == link.CompressOff:
-		return false
-	case wish == link.CompressOn || to.Compression == link.CompressOn:
-		return true
-	}
-	return to.Mode != modePassthrough
 }
 
 func streamID(st *link.Stream) string { return strconv.FormatUint(uint64(st.ID()), 10) }

@@ -11,6 +11,7 @@ import (
 
 	"fairlead/gateway/audit"
 	"fairlead/shared/errs"
+	"fairlead/shared/link"
 	"fairlead/shared/logging"
 	"fairlead/shared/relay"
 )
@@ -48,6 +49,9 @@ func (s *Opened) Carry(totals func() (sent, received uint64), end func(error)) {
 		end(err)
 	}
 }
+
+// Compresses says whether the stream may be compressed, for an opener that wishes nothing in particular.
+func (s *Opened) Compresses() bool { return s.to.compresses(link.CompressAuto) }
 
 // End ends the stream with err, at once or as soon as it is carried.
 func (s *Opened) End(err error) {

@@ -32,7 +32,7 @@ type plan struct {
 
 func drawPlan(rt *rapid.T, i int) plan {
 	label := func(s string) string { return fmt.Sprintf("%s%d", s, i) }
-	size := rapid.OneOf(rapid.IntRange(0, 100), rapid.IntRange(0, 70_000), rapid.IntRange(0, 3_000_000), rapid.IntRange(300_000, 1_000_000))
+	size := rapid.OneOf(rapid.IntRange(0, 100), rapid.IntRange(0, 70_000), rapid.IntRange(0, 3_000_000), rapid.IntRange(200_000, 600_000))
 	piece := rapid.OneOf(rapid.IntRange(1, 64), rapid.IntRange(1_000, 200_000))
 	p := plan{up: size.Draw(rt, label("up")), down: size.Draw(rt, label("down")), upPiece: piece.Draw(rt, label("upPiece")), downPiece: piece.Draw(rt, label("downPiece")),
 		readUp: rapid.IntRange(500, 300_000).Draw(rt, label("readUp")), readDown: rapid.IntRange(500, 300_000).Draw(rt, label("readDown")),

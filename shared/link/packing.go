@@ -15,7 +15,7 @@ const (
 	packMaxPause = 64 << 20
 
 	// Compressing must save this many times the time that it takes: the peer has to decompress, and both have other work.
-	packMargin = 2
+	packMargin = 4
 
 	// After so many bytes that were not compressed because the lane was too fast, it is not relied on any more what
 	// compressing them would bring.
@@ -61,7 +61,7 @@ func (m *meter) slower(other *meter, margin int64) bool {
 }
 
 // expectedGain is assumed until it is measured.
-func expectedGain() meter { return meter{bytes: 150 << 10, spent: time.Millisecond} }
+func expectedGain() meter { return meter{bytes: 300 << 10, spent: time.Millisecond} }
 
 // start lets the stream be compressed from here on.
 func (p *packing) start() {

@@ -40,6 +40,7 @@ type Conn struct {
 	closed  atomic.Bool // a close frame of ours was sent, not one of the library's
 	pings   sync.WaitGroup
 	pinging atomic.Bool
+	deflate bool // permessage-deflate was negotiated
 }
 
 var _ link.Conn = (*Conn)(nil)
@@ -56,6 +57,25 @@ func New(c *websocket.Conn, maxMessage int) (*Conn, error) {
 	c.SetPingHandler(conn.onPing)
 	c.SetCloseHandler(func(int, string) error { return nil }) // whoever reads the CloseError answers it
 	return conn, nil
+}
+
+// Messages that were deflated (RFC 7692).
+const (
+	// A smaller message that is written goes as it is: deflate would make it larger.
+	deflateLeast = 256
+	// What does not shrink grows by up to 5 bytes in each block, of which an honest peer makes no small ones.
+	deflateOverhead = 1 << 10
+)
+
+// NewDeflated is New for a WebSocket on which permessage-deflate was negotiated. No message may be over maxMessage bytes when it is
+// inflated; nor may it be, but for what deflate adds to what does not shrink, before: a message can also be long and hold little.
+func NewDeflated(c *websocket.Conn, maxMessage int) (*Conn, error) {
+	conn, err := New(c, maxMessage)
+	if err == nil {
+		conn.deflate = true
+		c.SetReadLimit(int64(maxMessage) + int64(maxMessage)/1000 + deflateOverhead)
+	}
+	return conn, err
 }
 
 // NextReader waits for a message. See link.Conn.
@@ -91,7 +111,7 @@ func (l *limitedReader) Read(p []byte) (int, error) {
 }
 
 // readError gives an error of the library its code. A peer's close frame is answered. The library has no type for a breach
-// of RFC 6455, only its prefix, which errors of the network do not have.
+// of RFC 6455, only its prefix, which errors of the network do not have; the same goes for what cannot be inflated.
 func (c *Conn) readError(err error) error {
 	var closed *websocket.CloseError
 	if errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure {
@@ -103,6 +123,9 @@ func (c *Conn) readError(err error) error {
 	}
 	if !errors.As(err, &closed) && strings.HasPrefix(err.Error(), "websocket: ") {
 		return errs.Wrap(errs.ProtocolViolation, err, "not a WebSocket frame")
+	}
+	if c.deflate && strings.HasPrefix(err.Error(), "flate: ") {
+		return errs.Wrap(errs.ProtocolViolation, err, "a message that cannot be inflated")
 	}
 	return errs.Wrap(errs.LaneLost, err, "reading from the peer")
 }
@@ -119,6 +142,9 @@ func (c *Conn) Write(head, payload []byte) error {
 }
 
 func (c *Conn) write(head, payload []byte) error {
+	if c.deflate {
+		c.ws.EnableWriteCompression(len(head)+len(payload) >= deflateLeast)
+	}
 	w, err := c.ws.NextWriter(websocket.BinaryMessage)
 	if err != nil {
 		return err

@@ -107,8 +107,11 @@ func serve(t testing.TB, secure bool, handle func(*ws.Conn)) *upgradeServer {
 	return u
 }
 
-func (u *upgradeServer) dial(t testing.TB) *ws.Conn {
-	d := ws.Dialer{TLS: u.tls, MaxMessage: maxMessage}
+func (u *upgradeServer) dial(t testing.TB) *ws.Conn { return u.dialOver(t, nil) }
+
+// dialOver is dial over a connection that the test makes.
+func (u *upgradeServer) dialOver(t testing.TB, tcp func(ctx context.Context, network, addr string) (net.Conn, error)) *ws.Conn {
+	d := ws.Dialer{TLS: u.tls, MaxMessage: maxMessage, DialTCP: tcp}
 	c, err := d.Dial(context.Background(), u.url, http.Header{}, link.Subprotocol)
 	require.NoError(t, err)
 	return c
@@ -116,6 +119,11 @@ func (u *upgradeServer) dial(t testing.TB) *ws.Conn {
 
 // tunnel connects a tunnel over a real WebSocket; the gateway's end serves streams with accept.
 func tunnel(t testing.TB, secure bool, cfg link.Config, accept func(*link.Stream)) *link.Tunnel {
+	return tunnelOver(t, secure, cfg, accept, nil)
+}
+
+// tunnelOver is tunnel over a connection that the test makes.
+func tunnelOver(t testing.TB, secure bool, cfg link.Config, accept func(*link.Stream), tcp func(ctx context.Context, network, addr string) (net.Conn, error)) *link.Tunnel {
 	gw := cfg
 	gw.Accept = accept
 	u := serve(t, secure, func(c *ws.Conn) {
@@ -131,7 +139,7 @@ func tunnel(t testing.TB, secure bool, cfg link.Config, accept func(*link.Stream
 		tun.Close(nil)
 		tun.Wait()
 	})
-	tun, lane, err := link.Connect(context.Background(), u.dial(t), cfg)
+	tun, lane, err := link.Connect(context.Background(), u.dialOver(t, tcp), cfg)
 	require.NoError(t, err)
 	ran := make(chan struct{})
 	go func() {
