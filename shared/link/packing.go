@@ -127,7 +127,7 @@ func (l *Lane) write(out *outgoing) error {
 		return l.conn.Write(out.head[:], out.payload)
 	}
 	// What is written must fit into the buffer: an encoder is not to be held while the network is waited for.
-	if l.conn.Buffered()+len(out.payload) > flushAt {
+	if gathered := l.conn.Buffered(); gathered > 0 && gathered+len(out.payload) > flushAt {
 		if err := l.flush(); err != nil {
 			return err
 		}
