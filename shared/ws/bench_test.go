@@ -100,32 +100,6 @@ func BenchmarkBulk(b *testing.B) {
 	}
 }
 
-// slowTCP is a connection whose network takes rate bytes in a second, in pieces of a few milliseconds.
-type slowTCP struct {
-	*net.TCPConn
-	rate int
-	next time.Time // when the network is free
-}
-
-func (c *slowTCP) Write(p []byte) (int, error) {
-	total := 0
-	for len(p) > 0 {
-		n, err := c.TCPConn.Write(p[:min(len(p), max(c.rate/200, 4<<10))])
-		total += n
-		if err != nil {
-			return total, err
-		}
-		p = p[n:]
-		now := time.Now()
-		if c.next.Before(now) {
-			c.next = now
-		}
-		c.next = c.next.Add(time.Duration(n) * time.Second / time.Duration(c.rate))
-		<-time.After(time.Until(c.next))
-	}
-	return total, nil
-}
-
 func cpuTime() time.Duration {
 	var u syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
@@ -175,7 +149,7 @@ func bulk(b *testing.B, compressor *link.Compressor, rate int, wish link.Compres
 		if err != nil || rate == 0 {
 			return c, err
 		}
-		return &slowTCP{TCPConn: c.(*net.TCPConn), rate: rate}, nil
+		return &slowTCP{Conn: c, rate: rate}, nil
 	}
 	done := make(chan struct{})
 	tun := tunnelOver(b, true, link.Config{Compressor: compressor}, func(s *link.Stream) {

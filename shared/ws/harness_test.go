@@ -153,3 +153,29 @@ func tunnelOver(t testing.TB, secure bool, cfg link.Config, accept func(*link.St
 	})
 	return tun
 }
+
+// slowTCP is a connection whose network takes rate bytes in a second, in pieces of a few milliseconds.
+type slowTCP struct {
+	net.Conn
+	rate int
+	next time.Time // when the network is free
+}
+
+func (c *slowTCP) Write(p []byte) (int, error) {
+	total := 0
+	for len(p) > 0 {
+		n, err := c.Conn.Write(p[:min(len(p), max(c.rate/200, 4<<10))])
+		total += n
+		if err != nil {
+			return total, err
+		}
+		p = p[n:]
+		now := time.Now()
+		if c.next.Before(now) {
+			c.next = now
+		}
+		c.next = c.next.Add(time.Duration(n) * time.Second / time.Duration(c.rate))
+		<-time.After(time.Until(c.next))
+	}
+	return total, nil
+}

@@ -1,9 +1,11 @@
 package ws_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
 	"math/rand/v2"
@@ -93,8 +95,9 @@ func (r *resumable) lane(hs *link.Handshake, gw link.Config) (*link.Lane, error)
 	return nil, errs.New(errs.TunnelUnknown, "no tunnel %s", id)
 }
 
-// connect makes the tunnel; budgets are the bytes after which each of its connections is cut, 0 for never.
-func connect(t *testing.T, secure bool, cfg link.Config, accept func(*link.Stream), budget func(n int) int64) *resumable {
+// connect makes the tunnel; budgets are the bytes after which each of its connections is cut, 0 for never. What wrap makes of its
+// connections is used instead of them.
+func connect(t *testing.T, secure bool, cfg link.Config, accept func(*link.Stream), budget func(n int) int64, wrap ...func(net.Conn) net.Conn) *resumable {
 	r := &resumable{known: map[link.ID]*link.Tunnel{}}
 	gw := cfg
 	gw.Accept = accept
@@ -106,7 +109,12 @@ func connect(t *testing.T, secure bool, cfg link.Config, accept func(*link.Strea
 		if n := budget(dials); err == nil && n > 0 {
 			cut := &cutConn{TCPConn: c.(*net.TCPConn)}
 			cut.left.Store(n)
-			return cut, nil
+			c = cut
+		}
+		for _, w := range wrap {
+			if err == nil {
+				c = w(c)
+			}
 		}
 		return c, err
 	}}
@@ -240,6 +248,66 @@ func TestTransfersSurviveRepeatedCuts(t *testing.T) {
 			require.NotZero(t, r.tun.Stats().BytesReplayed)
 		})
 	}
+}
+
+// lines writes n bytes of text, which shrinks to a quarter, and returns their hash.
+func lines(w io.Writer, seed uint64, n int) ([]byte, error) {
+	sum, left, rng := sha256.New(), n, rand.New(rand.NewPCG(seed, 0))
+	for i := 0; left > 0; i++ {
+		var b bytes.Buffer
+		for b.Len() < 64<<10 {
+			fmt.Fprintf(&b, `{"batch":%d,"at":%d,"level":"info","msg":"a line of a log","trace":"%016x"}`+"\n", i, b.Len(), rng.Uint64())
+		}
+		p := b.Bytes()[:min(left, b.Len())]
+		sum.Write(p)
+		if _, err := w.Write(p); err != nil {
+			return nil, err
+		}
+		left -= len(p)
+	}
+	return sum.Sum(nil), nil
+}
+
+// Compressed transfers over slow TLS connections that are reset again and again arrive as they were, and take less than they are.
+//
+// Verifies: R1.7, R7.8
+func TestCompressedTransfersSurviveRepeatedCuts(t *testing.T) {
+	const size, cuts, rate = 3 << 20, 20, 512 << 10
+	compressor, err := link.NewCompressor()
+	require.NoError(t, err)
+	rng := rand.New(rand.NewPCG(3, 4))
+	far := make(chan []byte, 1)
+	r := connect(t, true, link.Config{MaxWindow: 1 << 20, Compressor: compressor}, func(s *link.Stream) {
+		s.AcceptCompressed()
+		sum, n, err := consume(s)
+		if err == nil && n == size {
+			far <- sum.Sum(nil)
+		} else {
+			far <- nil
+		}
+		_ = s.CloseWrite()
+		_ = s.Wait()
+	}, func(n int) int64 {
+		if n > cuts {
+			return 0
+		}
+		return 10_000 + rng.Int64N(80_000)
+	}, func(c net.Conn) net.Conn { return &slowTCP{Conn: c, rate: rate} })
+	s, err := r.tun.Open(link.OpenRequest{Route: "logs", Compression: link.CompressAuto})
+	require.NoError(t, err)
+	require.NoError(t, s.WaitOpened(context.Background()))
+	sum, err := lines(s, 1, size)
+	require.NoError(t, err)
+	require.NoError(t, s.CloseWrite())
+	require.Equal(t, sum, <-far)
+	_, _, err = consume(s)
+	require.NoError(t, err)
+	require.NoError(t, s.Wait())
+	stats := r.tun.Stats()
+	require.GreaterOrEqual(t, stats.Resumes, uint64(5))
+	require.NotZero(t, stats.BytesReplayed)
+	require.NotZero(t, stats.Compression.SentPlain) // how much depends on how fast the machine compresses now
+	require.Less(t, stats.Compression.SentPacked, stats.Compression.SentPlain/2)
 }
 
 // Heartbeats are answered while both directions are full of bulk.
