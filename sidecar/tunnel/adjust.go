@@ -1,7 +1,6 @@
 package tunnel
 
 import (
-	"context"
 	"slices"
 	"time"
 
@@ -13,6 +12,8 @@ const (
 	doubtAfter = 2 * time.Second
 	// resumeAlone is how long a tunnel is tried to be resumed before another one is made for new streams.
 	resumeAlone = 2 * time.Second
+	// overFor is how long there may be more tunnels than Max: one may be about to take another one's place.
+	overFor = time.Second
 	// probeTimeout bounds a probe.
 	probeTimeout = 5 * time.Second
 )
@@ -21,13 +22,13 @@ const (
 type use struct {
 	active, streams int
 	any, bulk       bool
-	working, bad    map[*endpoint]bool // endpoints with tunnels that work, and with tunnels in trouble
-	settled         []*slot            // slots whose tunnel works and stays
+	stalled         bool    // a tunnel cannot take new streams for now
+	settled         []*slot // slots whose tunnel works and stays
 }
 
 // adjust removes slots that have ended, ends drained ones, and grows or shrinks the pool as its use asks.
 func (p *Pool) adjust(now time.Time) {
-	u := use{working: map[*endpoint]bool{}, bad: map[*endpoint]bool{}}
+	var u use
 	several := p.ends.several()
 	for _, s := range p.list() {
 		select {
@@ -47,9 +48,18 @@ func (p *Pool) adjust(now time.Time) {
 	p.want = want
 	p.mu.Unlock()
 	p.elect(now)
-	p.growTo(want, u.active)
-	if u.active > want {
-		p.shrink(u.active > cfg.Max)
+	if u.stalled && len(u.settled) == 0 {
+		p.growTo(1, u.active) // one finds out whether there is a way; the others may be resumed
+	} else {
+		p.growTo(want, u.active)
+	}
+	if len(u.settled) <= cfg.Max {
+		p.overFrom = time.Time{}
+	} else if p.overFrom.IsZero() {
+		p.overFrom = now
+	}
+	if len(u.settled) > want {
+		p.shrink(!p.overFrom.IsZero() && now.Sub(p.overFrom) >= overFor)
 	}
 	p.relocate(u.settled, want, now)
 }
@@ -87,7 +97,7 @@ func (p *Pool) survey(s *slot, u *use, several bool, now time.Time) {
 	s.mu.Lock()
 	t, state, rate, leaving := s.tunnel, s.machine.state, s.busy.rate, !s.moveAt.IsZero()
 	away := leaving && !now.Before(s.moveAt)
-	stalled := t != nil && state == Resuming && (several || s.refused) && (s.rounds > 0 || now.Sub(s.machine.since) > resumeAlone)
+	stalled := t != nil && state == Resuming && several && (s.rounds > 0 || now.Sub(s.machine.since) > resumeAlone)
 	s.mu.Unlock()
 	n := 0
 	if t != nil {
@@ -106,7 +116,11 @@ func (p *Pool) survey(s *slot, u *use, several bool, now time.Time) {
 		return
 	}
 	if stalled || s.doubted() {
+		u.stalled = true
 		return // another one takes the new streams meanwhile
+	}
+	if s.replacement() {
+		return // it counts once the one whose place it takes does not any more
 	}
 	u.active++
 	switch {
@@ -185,119 +199,5 @@ func (p *Pool) growTo(want, active int) {
 	}
 	for ; active < want; active++ {
 		p.addSlot(&slot{})
-	}
-}
-
-// relocate moves tunnels to the endpoint where they should be, one at a time, the new one first: back to one that is
-// preferred and has recovered, and away from one that is no longer configured.
-func (p *Pool) relocate(settled []*slot, want int, now time.Time) {
-	p.mu.Lock()
-	hold := now.Before(p.noMove) || now.Before(p.noSpare) || slices.ContainsFunc(p.slots, func(s *slot) bool { return s.replaces != nil })
-	p.mu.Unlock()
-	if hold || len(settled) == 0 {
-		return
-	}
-	if e, out := p.ends.recovered(now); e != nil {
-		p.failback(e, settled, out, now)
-		return
-	}
-	right := 0
-	var stray *slot
-	for _, s := range settled {
-		stays, ok := p.ends.home(s.homeNow())
-		switch {
-		case ok:
-			right++
-		case stray == nil || !stays:
-			stray = s
-		}
-	}
-	switch {
-	case stray == nil:
-	case right >= want:
-		stray.log.Info("tunnel ends: its endpoint is not where tunnels should be", logging.FieldEndpoint, stray.homeNow().url)
-		stray.retire()
-	default:
-		p.move(stray, nil)
-	}
-}
-
-// failback lets tunnels go to an endpoint again. In order, the first one there decides whether all follow; by weight each of
-// those that were made while it was out moves with the chance that it would have had to be there.
-func (p *Pool) failback(e *endpoint, settled []*slot, out, now time.Time) {
-	if out.IsZero() {
-		p.move(settled[0], e)
-		return
-	}
-	for _, s := range settled {
-		if s.homeNow() != e && s.madeAfter(out) && p.ends.float() < p.ends.share(e, now) {
-			p.move(s, e)
-		}
-	}
-}
-
-// move makes a tunnel that takes the place of another one, at an endpoint or, with nil, wherever new tunnels go.
-func (p *Pool) move(old *slot, to *endpoint) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.addSlot(&slot{replaces: old, pinned: to})
-}
-
-// moved ends a move, by the slot that has made the new tunnel or has failed to.
-func (p *Pool) moved(s *slot, err error) {
-	p.mu.Lock()
-	old, pinned := s.replaces, s.pinned
-	s.replaces, s.pinned = nil, nil
-	if err != nil {
-		p.noMove = time.Now().Add(p.config().Probe)
-	}
-	p.mu.Unlock()
-	if err != nil {
-		return
-	}
-	if pinned != nil {
-		p.failbacks.Inc()
-		from := pinned
-		if !p.ends.isWeighted() {
-			from = p.ends.activate(pinned)
-		}
-		p.log.Info("failback: tunnels go to the endpoint that has recovered", logging.FieldEndpoint, pinned.url, "from", from.url)
-		p.history.add(Event{Time: time.Now(), Tunnel: s.n, State: Connected, Endpoint: pinned.url, Reason: "failback to " + pinned.url})
-	}
-	old.retire()
-}
-
-// report takes how an attempt or a probe went, and tells of a change of health.
-func (p *Pool) report(e *endpoint, err error, now time.Time) {
-	if !p.ends.report(e, err, now) {
-		return
-	}
-	if err == nil {
-		p.log.Info("endpoint is healthy", logging.FieldEndpoint, e.url)
-	} else {
-		p.log.Warn("endpoint is failing", append([]any{logging.FieldEndpoint, e.url}, logging.Error(err)...)...)
-	}
-	p.changed()
-}
-
-// probe asks the endpoints that carry no tunnel whether they are there, when it is time to.
-func (p *Pool) probe(ctx context.Context, now time.Time) {
-	cfg := p.config()
-	carrying := map[*endpoint]bool{}
-	for _, s := range p.list() {
-		if s.usable() != nil {
-			carrying[s.homeNow()] = true
-		}
-	}
-	for _, e := range p.ends.due(now, cfg.Probe, carrying) {
-		p.tasks.Go(func() {
-			defer p.ends.probed(e)
-			ctx, cancel := context.WithTimeout(ctx, min(probeTimeout, max(cfg.ConnectTimeout, time.Second)))
-			defer cancel()
-			err := cfg.Dialer.Probe(ctx, e.url)
-			if p.ctx.Err() == nil {
-				p.report(e, err, time.Now())
-			}
-		})
 	}
 }

@@ -1,7 +1,6 @@
 package tunnel
 
 import (
-	"errors"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -241,11 +240,10 @@ func (es *endpoints) elect(working map[*endpoint]bool) (from, to *endpoint) {
 }
 
 // activate is the end of a failback.
-func (es *endpoints) activate(e *endpoint) (from *endpoint) {
+func (es *endpoints) activate(e *endpoint) {
 	es.mu.Lock()
 	defer es.mu.Unlock()
-	from, es.active = es.active, e
-	return from
+	es.active = e
 }
 
 // recovered returns an endpoint that should have tunnels again, since it has been healthy for long enough: in order, one
@@ -314,45 +312,4 @@ func (es *endpoints) probed(e *endpoint) {
 	es.mu.Lock()
 	defer es.mu.Unlock()
 	e.probing = false
-}
-
-func (es *endpoints) failing() (n int) {
-	es.mu.Lock()
-	defer es.mu.Unlock()
-	for _, e := range es.list {
-		if e.health == Failing {
-			n++
-		}
-	}
-	return n
-}
-
-// EndpointStatus describes an endpoint.
-type EndpointStatus struct {
-	URL    string    `json:"url"`
-	Weight int       `json:"weight"`
-	State  Health    `json:"state"`
-	Active bool      `json:"active"` // new tunnels go there
-	Since  time.Time `json:"since"`
-	Error  string    `json:"error,omitempty"`
-}
-
-func (es *endpoints) status(now time.Time) []EndpointStatus {
-	es.mu.Lock()
-	defer es.mu.Unlock()
-	all := make([]EndpointStatus, 0, len(es.list))
-	for _, e := range es.list {
-		st := EndpointStatus{URL: e.url, Weight: e.weight, State: e.health, Since: e.since}
-		st.Active = es.weighted && es.class(e, now) == 0 || !es.weighted && e == es.active
-		if e.err != nil {
-			st.Error = e.err.Error()
-		}
-		all = append(all, st)
-	}
-	return all
-}
-
-// answered says whether somebody gave the answer err, rather than nobody being reached.
-func answered(err error) bool {
-	return err != nil && errs.From(err).Category() != errs.Network && !errors.Is(err, errs.Canceled)
 }

@@ -279,3 +279,53 @@ func TestNobodyGivesUpWhileATunnelIsUp(t *testing.T) {
 	_, n := r.counts()
 	assert.Zero(t, n)
 }
+
+// By weight, an endpoint that was out gets its share back: of the tunnels that were made meanwhile, as many move as would have
+// been there.
+func TestWeightsAreRestoredAfterAnOutage(t *testing.T) {
+	t.Parallel()
+	first, second := newGateway(t), newGateway(t)
+	proxy, a := behind(t, first)
+	a.Weight = 1 << 20
+	b := Endpoint{URL: second.url, Weight: 1}
+	require.NoError(t, proxy.Refuse())
+	r := startPool(t, func(c *Config) {
+		c.Endpoints, c.Failback, c.Probe = []Endpoint{a, b}, 10*time.Millisecond, 20*time.Millisecond
+		c.Min, c.Max = 2, 2
+	})
+	eventually(t, "two tunnels at the second", func() bool { return r.connected() == 2 && len(second.all()) == 2 })
+	require.NoError(t, proxy.Accept())
+	eventually(t, "they move", func() bool { return len(first.all()) == 2 && len(second.all()) == 0 })
+	assert.True(t, r.Ready())
+	assert.Equal(t, 1<<20, r.endpoint(a.URL).Weight)
+}
+
+// A tunnel of before the failover that comes back does not draw new streams to an endpoint that has not proven itself, and is
+// what is used once it has.
+func TestAnOldTunnelIsUsedAgainAfterTheFailback(t *testing.T) {
+	t.Parallel()
+	first, second := newGateway(t), newGateway(t)
+	proxy, a := behind(t, first)
+	r := startPool(t, func(c *Config) {
+		c.Endpoints, c.Failback, c.Probe = []Endpoint{a, {URL: second.url}}, time.Hour, 20*time.Millisecond
+	})
+	eventually(t, "ready", r.Ready)
+	old := open(t, r, link.Normal)
+	require.NoError(t, proxy.Refuse())
+	proxy.Cut()
+	eventually(t, "failed over", func() bool { return r.at() == second.url })
+	require.NoError(t, proxy.Accept())
+	eventually(t, "resumed", func() bool { return old.Tunnel().Stats().Resumes == 1 })
+	eventually(t, "its slot takes no new streams", func() bool {
+		for _, s := range r.Status().Tunnels {
+			if s.Endpoint == a.URL {
+				return s.State == Draining
+			}
+		}
+		return false
+	})
+	assert.Equal(t, second.url, r.at())
+	require.NoError(t, r.Reconfigure(r.changedBy(func(c *Config) { c.Failback = time.Millisecond })))
+	eventually(t, "failed back", func() bool { return r.at() == a.URL })
+	assert.NoError(t, old.Tunnel().Err())
+}
