@@ -37,10 +37,25 @@ func root() *cobra.Command {
 		&cobra.Command{Use: "run", Short: "Run the sidecar", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), flags) }},
 		&cobra.Command{Use: "connect ROUTE", Short: "Connect standard input and output to a route, as OpenSSH's ProxyCommand wants it", Args: oneRoute,
 			RunE: func(cmd *cobra.Command, args []string) error { return connect(cmd.Context(), flags, args[0]) }},
+		spoolCommand(func() (spoolPlace, error) { return placeOfSpool(flags) }),
 		sharedconfig.Command(sharedconfig.Program[config.Config]{Name: "sidecar", Default: config.Default, Flags: &flags}),
 		&cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), version) }},
 	)
+	cmd.AddCommand(statusCommands(&flags)...)
 	return cmd
+}
+
+// placeOfSpool reads where the spool is.
+func placeOfSpool(flags sharedconfig.Flags) (spoolPlace, error) {
+	loaded, err := sharedconfig.Load(config.Default(), sharedconfig.Input{Flags: flags})
+	if err != nil {
+		return spoolPlace{}, err
+	}
+	c := loaded.Config
+	if c.Spool.Dir == "" {
+		return spoolPlace{}, errs.New(errs.ConfigInvalid, "spool.dir is not set, so there is no spool")
+	}
+	return spoolPlace{Dir: c.Spool.Dir, KeyFile: c.Spool.KeyFile, OldKeyFiles: c.Spool.OldKeyFiles, Admin: c.Admin.Listen}, nil
 }
 
 func oneRoute(_ *cobra.Command, args []string) error {
@@ -52,7 +67,10 @@ func oneRoute(_ *cobra.Command, args []string) error {
 
 // start loads the configuration and makes the logger.
 func start(flags sharedconfig.Flags, w io.Writer) (config.Config, *slog.Logger, app.Options, error) {
-	loaded, err := sharedconfig.Load(config.Default(), sharedconfig.Input{Flags: flags})
+	load := func() (*sharedconfig.Loaded[config.Config], error) {
+		return sharedconfig.Load(config.Default(), sharedconfig.Input{Flags: flags})
+	}
+	loaded, err := load()
 	if err != nil {
 		return config.Config{}, nil, app.Options{}, err
 	}
@@ -62,7 +80,8 @@ func start(flags sharedconfig.Flags, w io.Writer) (config.Config, *slog.Logger, 
 	if err != nil {
 		return cfg, nil, app.Options{}, err
 	}
-	return cfg, log, app.Options{Logger: log, SetLevel: level.Set, Instance: instance, Version: version}, nil
+	return cfg, log, app.Options{Logger: log, SetLevel: level.Set, Instance: instance, Version: version, Loaded: loaded, Load: load,
+		InPod: os.Getenv("KUBERNETES_SERVICE_HOST") != ""}, nil
 }
 
 func run(ctx context.Context, flags sharedconfig.Flags) error {
@@ -79,7 +98,7 @@ func run(ctx context.Context, flags sharedconfig.Flags) error {
 	ctx, stop, err := lifecycle.HandleSignals(ctx, lifecycle.SignalConfig{Log: log, Reload: func(ctx context.Context) {
 		select {
 		case <-built:
-			reload(a, flags, log)
+			_, _ = a.ReloadFile() // it says what came of it
 		case <-ctx.Done():
 		}
 	}})
@@ -97,17 +116,6 @@ func run(ctx context.Context, flags sharedconfig.Flags) error {
 		os.Exit(sig.ExitCode()) // ended before it was ready
 	}
 	return err
-}
-
-// reload reads the configuration anew. One that is not valid changes nothing.
-func reload(a *app.App, flags sharedconfig.Flags, log *slog.Logger) {
-	loaded, err := sharedconfig.Load(config.Default(), sharedconfig.Input{Flags: flags})
-	if err == nil {
-		err = a.Reload(loaded.Config)
-	}
-	if err != nil {
-		log.Error("the configuration was not reloaded; what was loaded before stays in force", logging.Error(err)...)
-	}
 }
 
 func listening(a *app.App, cfg config.Config) []any {

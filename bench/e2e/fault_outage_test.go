@@ -144,7 +144,9 @@ func TestConnectionsWaitForATunnel(t *testing.T) {
 	_, err := io.WriteString(urgent, "high waits")
 	require.NoError(t, err)
 	requireReset(t, waiting[3])
-	await(t, "the queue is full again", func() bool { return len(w.sidecar.logs.find("connection refused")) == 2 && w.status().Queue.Length == 6 })
+	await(t, "the queue is full again", func() bool {
+		return len(w.sidecar.logs.find("connection refused")) == 2 && w.status().Queue.Length == 6
+	})
 	require.Equal(t, 2.0, metric(t, w.sidecar.url("/metrics"), "fairlead_sidecar_queue_refused_total"))
 
 	require.NoError(t, w.proxy.Accept())

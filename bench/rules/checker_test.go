@@ -61,7 +61,7 @@ func edges() map[string][]string {
 		"sidecar/listener": {"sidecar/queue"},
 		"sidecar/queue":    {"sidecar/spool"},
 		"sidecar/doctor":   {"sidecar/tunnel"},
-		"sidecar/admin":    {"sidecar/status"}, // what the API answers, also for those who ask it
+		"sidecar/admin":    {"sidecar/status"},                   // what the API answers, also for those who ask it
 		"gateway/server":   {"gateway/session", "gateway/audit"}, // whoever acts speaks in the words of the audit log
 		"gateway/session":  {"gateway/store", "gateway/audit"},
 		"gateway/admin":    {"gateway/audit"},

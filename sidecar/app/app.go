@@ -7,7 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"strings"
+	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,12 +16,13 @@ import (
 	"fairlead/shared/errs"
 	"fairlead/shared/lifecycle"
 	"fairlead/shared/link"
-	"fairlead/shared/logging"
 	"fairlead/shared/telemetry"
 	"fairlead/sidecar/admin"
 	"fairlead/sidecar/config"
+	"fairlead/sidecar/learned"
 	"fairlead/sidecar/listener"
 	"fairlead/sidecar/queue"
+	"fairlead/sidecar/spool"
 	"fairlead/sidecar/tunnel"
 )
 
@@ -30,32 +32,53 @@ type Options struct {
 	SetLevel func(string) error // changes the log level; nil: it cannot be changed
 	Instance string
 	Version  string
+	// InPod says that a Kubernetes pod's grace period bounds the stop, so that shutdown.pod_drain counts.
+	InPod bool
+	// Load reads the configuration anew, for POST /api/reload; nil: that is not offered.
+	Load func() (*sharedconfig.Loaded[config.Config], error)
+	// Loaded is where the configuration came from, for GET /api/config; nil: that is not offered.
+	Loaded *sharedconfig.Loaded[config.Config]
 }
 
 // App is a sidecar.
 type App struct {
+	opts       Options
+	started    time.Time
+	log        *slog.Logger
+	stack      *lifecycle.Stack
+	metrics    *telemetry.Telemetry
+	compressor *link.Compressor
+	token      *tokenSource
+	learned    *learned.File
+	pool       *tunnel.Pool
+	queue      *queue.Queue
+	spool      *spool.Spool // nil when no listener spools
+	admin      *admin.Server
+	ask        context.CancelCauseFunc
+	asked      context.Context // ends when the API asks to stop, or reconnecting was given up; its cause says which
+	stopping   stopping
+	wasReady   atomic.Bool
+
+	reloading sync.Mutex // one reload at a time
+
+	mu        sync.Mutex // guards what follows
 	cfg       config.Config
-	log       *slog.Logger
-	stack     *lifecycle.Stack
-	metrics   *telemetry.Telemetry
-	token     *tokenSource
-	pool      *tunnel.Pool
-	queue     *queue.Queue
-	listeners []*listener.Listener
-	admin     *admin.Server
-	opts      Options
-	started   time.Time
-	quit      context.CancelCauseFunc
-	asked     context.Context // ends when the API asks to stop
-	draining  chan struct{}
-	setLevel  func(string) error
-	wasReady  atomic.Bool
+	loaded    *sharedconfig.Loaded[config.Config]
+	listeners []bound
+	retired   []*listener.Listener // that accept no more, while they have connections
+	group     *lifecycle.Group     // nil before Run
+}
+
+// bound is a listener with the configuration that it has.
+type bound struct {
+	*listener.Listener
+	cfg config.Listener
 }
 
 // New builds a sidecar. Everything it listens on is bound when New returns.
 func New(cfg config.Config, opts Options) (_ *App, err error) {
-	a := &App{cfg: cfg, log: opts.Logger, opts: opts, started: time.Now().UTC(), setLevel: opts.SetLevel, draining: make(chan struct{})}
-	a.asked, a.quit = context.WithCancelCause(context.Background())
+	a := &App{cfg: cfg, loaded: opts.Loaded, log: opts.Logger, opts: opts, started: time.Now().UTC()}
+	a.asked, a.ask = context.WithCancelCause(context.Background())
 	if a.stack, err = lifecycle.NewStack(lifecycle.StackConfig{Log: opts.Logger}); err != nil {
 		return nil, err
 	}
@@ -63,57 +86,66 @@ func New(cfg config.Config, opts Options) (_ *App, err error) {
 	if a.metrics, err = telemetry.New(telemetry.Config{Prefix: "fairlead_sidecar", Instance: opts.Instance, Version: opts.Version}); err != nil {
 		return nil, err
 	}
+	if a.compressor, err = link.NewCompressor(); err != nil {
+		return nil, err
+	}
+	a.metrics.Set().RegisterMetricsWriter(func(w io.Writer) { a.compressor.WriteMetrics(w, "fairlead_sidecar") })
 	if a.token, err = newTokenSource(cfg.Gateway); err != nil {
 		return nil, err
 	}
-	a.queue = queue.New(queue.Config{Size: cfg.Queue.Size, Wait: cfg.Queue.Wait, Metrics: a.metrics.Set()})
+	if a.learned, err = learned.Open(learned.Config{Path: cfg.StateFile, Logger: a.log}); err != nil {
+		return nil, err
+	}
+	a.queue = queue.New(queueConfig(cfg.Queue, a))
+	a.stack.Push("queue", a.queue.Close)
 	if a.pool, err = a.newPool(); err != nil {
 		return nil, err
 	}
+	if err = a.newSpool(); err != nil {
+		return nil, err
+	}
 	if cfg.Admin.Listen != "" {
-		if err = a.newAdmin(opts); err != nil {
+		if err = a.newAdmin(); err != nil {
 			return nil, err
 		}
 	}
-	return a, a.newListeners()
-}
-
-func (a *App) newListeners() error {
-	for _, l := range a.cfg.Listeners {
-		prio, err := link.ParsePriority(l.Priority)
+	a.stack.Push("listeners", a.closeListeners)
+	for _, l := range cfg.Listeners {
+		ln, err := listener.New(a.listenerConfig(cfg, l))
 		if err != nil {
-			return errs.Wrap(errs.ConfigInvalid, err, "listener %s", l.Name)
+			return nil, err
 		}
-		ln, err := listener.New(listener.Config{Name: l.Name, Listen: l.Listen, Route: l.Route, Priority: prio, Open: a.open,
-			Logger: a.log, Metrics: a.metrics.Set()})
-		if err != nil {
-			return err
-		}
-		a.listeners = append(a.listeners, ln)
-		a.stack.Push("listener "+l.Name, ln.Close)
+		a.listeners = append(a.listeners, bound{ln, l})
 	}
-	return nil
+	return a, nil
 }
 
-func (a *App) newAdmin(opts Options) (err error) {
-	setLevel := opts.SetLevel
+func (a *App) newAdmin() (err error) {
+	setLevel := a.opts.SetLevel
 	if setLevel == nil {
 		setLevel = func(string) error {
 			return errs.New(errs.BadRequest, "the log level of this process cannot be changed")
 		}
 	}
-	a.admin, err = admin.New(admin.Config{Listen: a.cfg.Admin.Listen, Ready: a.ready, Status: a.Status,
-		Reconnect: a.pool.Reconnect, Drain: a.drain, Quit: func() { a.quit(errQuit) }, SetLevel: setLevel, Logger: a.log,
-		Metrics: func(w io.Writer) error { _, err := a.metrics.WriteTo(w); return err }})
-	if err == nil {
+	c := admin.Config{Listen: a.cfg.Admin.Listen, Ready: a.ready, Status: a.Status, Reconnect: a.pool.Reconnect,
+		Drain: func() { a.ask(errDrain) }, Quit: func() { a.ask(errQuit) }, SetLevel: setLevel, Logger: a.log,
+		Metrics: func(w io.Writer) error { _, err := a.metrics.WriteTo(w); return err }}
+	if a.spool != nil {
+		c.Routes = func(mux *http.ServeMux) { a.spool.Routes(mux) }
+	}
+	if a.loaded != nil {
+		c.Configuration = func() any { return a.effective() }
+	}
+	if a.opts.Load != nil {
+		c.Reload = func() (any, error) { return a.ReloadFile() }
+	}
+	if a.admin, err = admin.New(c); err == nil {
 		a.stack.Push("admin", a.admin.Shutdown)
 	}
 	return err
 }
 
-var errQuit = errors.New("asked to stop")
-
-// open begins a stream for a connection, which waits in the queue if there is no tunnel.
+// open begins a stream, which waits in the queue if there is no tunnel.
 func (a *App) open(ctx context.Context, req link.OpenRequest) (s *link.Stream, err error) {
 	err = a.queue.Do(ctx, req.Priority, func() (err error) {
 		s, err = a.pool.Open(req)
@@ -124,25 +156,19 @@ func (a *App) open(ctx context.Context, req link.OpenRequest) (s *link.Stream, e
 
 // ready says whether a connection would be carried.
 func (a *App) ready() error {
-	select {
-	case <-a.draining:
-		return errs.New(errs.ShuttingDown, "the sidecar is draining")
-	default:
+	if a.stopping.begun() {
+		return errs.New(errs.ShuttingDown, "the sidecar is stopping")
 	}
-	if !a.pool.Ready() {
-		return errs.New(errs.NoTunnel, "there is no tunnel to a gateway")
-	}
-	return nil
+	return a.pool.Usable()
 }
-
-// drain stops the sidecar once its connections have ended.
-func (a *App) drain() { a.quit(errQuit) }
 
 // Addr is the address of a listener; nil if there is none of that name.
 func (a *App) Addr(name string) net.Addr {
-	for i, l := range a.cfg.Listeners {
-		if l.Name == name {
-			return a.listeners[i].Addr()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, l := range a.listeners {
+		if l.cfg.Name == name {
+			return l.Addr()
 		}
 	}
 	return nil
@@ -165,70 +191,49 @@ func (a *App) WasReady() bool { return a.wasReady.Load() }
 // Changed returns a channel that is closed when the state of a tunnel changes next.
 func (a *App) Changed() <-chan struct{} { return a.pool.Changed() }
 
-// Reload takes a changed configuration. The log's level takes effect at once, tokens are read anew anyway; it says what
-// needs a restart. No connection is dropped for it.
-func (a *App) Reload(cfg config.Config) error {
-	changed := sharedconfig.Diff(a.cfg, cfg)
-	if a.setLevel != nil {
-		if err := a.setLevel(cfg.Log.Level); err != nil {
-			return err
-		}
-	}
-	applied, restart := sharedconfig.Split(changed, []string{"log.level"})
-	a.cfg.Log.Level = cfg.Log.Level
-	a.log.Info("configuration reloaded", "applied", strings.Join(applied, ", "), "needs_restart", strings.Join(restart, ", "))
-	return nil
+func (a *App) config() config.Config {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.cfg
 }
 
-// Run serves until ctx ends or the API asks to stop, then stops in order: connections first, for as long as
-// shutdown.drain, then the tunnels, then the API.
+// Run serves until ctx ends or the API asks to stop, then stops in order, as docs/pod-life.md says.
 func (a *App) Run(ctx context.Context) error {
 	poolCtx, stopPool := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopPool()
 	group, running := lifecycle.NewGroup(poolCtx, a.log)
 	group.Go("tunnels", a.pool.Run)
+	group.Go("learned", a.learned.Run)
 	group.Go("token", func(ctx context.Context) error { return a.token.watch(ctx, a.pool.Renew) })
-	for _, l := range a.listeners {
-		group.Go("listener", func(context.Context) error { return l.Serve() })
+	if a.spool != nil {
+		group.Go("spool", a.spool.Run)
 	}
 	if a.admin != nil {
 		group.Go("admin", func(context.Context) error { return a.admin.Serve() })
 	}
+	a.serve(group)
 	select {
 	case <-ctx.Done():
 	case <-a.asked.Done():
 	case <-running.Done():
 	}
-	close(a.draining)
-	a.log.Info("stopping", logging.FieldReason, a.reason(ctx), "drain", a.cfg.Shutdown.Drain.String())
-	stopErr := a.stop(stopPool)
+	a.stop(ctx, stopPool)
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	if stopErr != nil {
-		a.log.Warn("stopped with open ends", logging.FieldError, stopErr.Error())
-	}
 	a.log.Info("stopped")
+	if cause := context.Cause(a.asked); errors.Is(cause, errs.GaveUp) {
+		return cause
+	}
 	return nil
 }
 
-func (a *App) reason(ctx context.Context) string {
-	sig, signaled := lifecycle.SignalOf(ctx)
-	switch {
-	case signaled:
-		return sig.Reason()
-	case ctx.Err() != nil:
-		return "canceled"
-	case a.asked.Err() != nil:
-		return "api"
+// serve lets the listeners accept, also those that a reload binds from now on.
+func (a *App) serve(group *lifecycle.Group) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.group = group
+	for _, l := range a.listeners {
+		group.Go("listener", func(context.Context) error { return l.Serve() })
 	}
-	return "failure"
-}
-
-// stop ends the listeners with their connections, then the tunnels: they are below the listeners on the stack.
-func (a *App) stop(stopPool context.CancelFunc) error {
-	ctx, cancel := context.WithTimeout(context.Background(), a.cfg.Shutdown.Drain)
-	defer cancel()
-	defer stopPool()
-	return a.stack.Stop(ctx)
 }

@@ -1,51 +1,123 @@
 package app
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
-	"time"
+	"slices"
+	"strconv"
 
+	sharedconfig "fairlead/shared/config"
 	"fairlead/shared/errs"
 	"fairlead/shared/link"
 	"fairlead/shared/logging"
 	"fairlead/shared/ws"
 	"fairlead/sidecar/config"
+	"fairlead/sidecar/listener"
+	"fairlead/sidecar/queue"
+	"fairlead/sidecar/spool"
 	"fairlead/sidecar/tunnel"
 )
 
 // newPool makes the pool of tunnels from the configuration.
 func (a *App) newPool() (*tunnel.Pool, error) {
-	dialer, err := newDialer(a.cfg)
+	c, err := a.poolConfig(a.cfg)
 	if err != nil {
 		return nil, err
 	}
-	a.warnPlaintext()
-	return tunnel.New(tunnel.Config{
-		Endpoints:      tunnel.InOrder(endpoints(a.cfg.Gateway.Endpoints)),
+	c.Memory, c.Logger, c.Metrics = a.learned, a.log, a.metrics.Set()
+	c.Waiting = func() bool { return a.queue.Len() > 0 }
+	c.Up = func() {
+		a.wasReady.Store(true)
+		a.queue.Release()
+		if a.spool != nil {
+			a.spool.Kick()
+		}
+	}
+	c.GaveUp = func(err error) {
+		err = errs.Wrap(errs.GaveUp, err, "the sidecar has given up reconnecting")
+		a.queue.Fail(err)
+		if a.config().Reconnect.Exit {
+			a.ask(err)
+		}
+	}
+	return tunnel.New(c), nil
+}
+
+// poolConfig is what may change at run time.
+func (a *App) poolConfig(cfg config.Config) (tunnel.Config, error) {
+	dialer, err := newDialer(cfg)
+	if err != nil {
+		return tunnel.Config{}, err
+	}
+	a.warnPlaintext(cfg)
+	return tunnel.Config{
+		Endpoints:      endpoints(cfg.Gateway),
+		Failback:       cfg.Gateway.Failback,
+		Probe:          cfg.Gateway.Probe,
 		Dialer:         dialer,
-		ConnectTimeout: a.cfg.Gateway.ConnectTimeout,
+		ConnectTimeout: cfg.Gateway.ConnectTimeout,
 		Token:          a.token.get,
-		Link:           linkConfig(a.cfg),
-		Min:            a.cfg.Tunnels.Min,
-		Max:            a.cfg.Tunnels.Max,
-		Mixed:          mixed(a.cfg.Listeners),
-		Idle:           a.cfg.Tunnel.Idle,
-		Backoff:        tunnel.Backoff{Base: a.cfg.Reconnect.Base, Cap: a.cfg.Reconnect.Cap, MaxAttempts: a.cfg.Reconnect.MaxAttempts},
-		Reconnect:      a.cfg.Reconnect.Enabled,
-		Waiting:        func() bool { return a.queue.Len() > 0 },
-		Up: func() {
-			a.wasReady.Store(true)
-			a.queue.Release()
-		},
-		GaveUp:  func(err error) { a.queue.Fail(errs.Wrap(errs.GaveUp, err, "the sidecar has given up reconnecting")) },
-		Logger:  a.log,
-		Metrics: a.metrics.Set(),
-	}), nil
+		Link:           linkConfig(cfg, a.compressor),
+		Min:            cfg.Tunnels.Min,
+		Max:            cfg.Tunnels.Max,
+		Mixed:          mixed(cfg.Listeners),
+		Idle:           cfg.Tunnel.Idle,
+		Backoff:        tunnel.Backoff{Base: cfg.Reconnect.Base, Cap: cfg.Reconnect.Cap, MaxAttempts: cfg.Reconnect.MaxAttempts},
+		Reconnect:      cfg.Reconnect.Enabled,
+	}, nil
+}
+
+func queueConfig(q config.Queue, a *App) queue.Config {
+	return queue.Config{Size: q.Size, Wait: q.Wait, Pressure: q.Pressure, Rate: q.Release, Burst: max(1, q.Release/10), Logger: a.log, Metrics: a.metrics.Set()}
+}
+
+// newSpool makes the spool, if a listener wants it.
+func (a *App) newSpool() (err error) {
+	if !slices.ContainsFunc(a.cfg.Listeners, func(l config.Listener) bool { return l.Delivery == config.DeliverySpool }) {
+		return nil
+	}
+	c := a.cfg.Spool
+	a.spool, err = spool.New(spool.Config{Dir: c.Dir, Size: int64(c.Size), Full: c.Full, Fsync: c.Fsync, Resume: c.Resume, Overlap: overlap(c.Overlap),
+		Concurrency: c.Streams, KeyFile: c.KeyFile, OldKeyFiles: c.OldKeyFiles, Logger: a.log, Metrics: a.metrics.Set(),
+		Stream: func(_ context.Context, req link.OpenRequest) (*link.Stream, error) { return a.pool.Open(req) }})
+	if err == nil {
+		a.stack.Push("spool", a.spool.Close)
+	}
+	return err
+}
+
+// overlap gives 0 the meaning that it has in the configuration: none.
+func overlap(b sharedconfig.Bytes) int64 {
+	if b == 0 {
+		return -1
+	}
+	return int64(b)
+}
+
+// listenerConfig is valid: the configuration was validated.
+func (a *App) listenerConfig(cfg config.Config, l config.Listener) listener.Config {
+	prio, _ := link.ParsePriority(l.Priority)
+	compression, _ := link.ParseCompression(l.Compression)
+	c := listener.Config{Name: l.Name, Listen: l.Listen, Route: l.Route, Priority: prio, Logger: a.log, Metrics: a.metrics.Set()}
+	if l.Delivery == config.DeliverySpool {
+		c.Handle = func(ctx context.Context, conn net.Conn, took func(n int)) error {
+			got, err := a.spool.Accept(ctx, conn, spool.Origin{Listener: l.Name, Route: l.Route, Priority: prio, Peer: conn.RemoteAddr().String(), Trace: link.NewTrace()})
+			took(int(got.Bytes))
+			return err
+		}
+		return c
+	}
+	c.Queue, c.EarlyBytes = a.queue, int(cfg.Queue.EarlyBytes)
+	c.Open = func(_ context.Context, req link.OpenRequest) (*link.Stream, error) {
+		req.Compression = compression
+		return a.pool.Open(req)
+	}
+	return c
 }
 
 func newDialer(cfg config.Config) (*ws.Dialer, error) {
@@ -90,8 +162,8 @@ func clientCertificate(g config.Gateway) (*tls.Certificate, error) {
 }
 
 // warnPlaintext says which endpoints are without TLS: the configuration has to ask for it, and nobody should overlook it.
-func (a *App) warnPlaintext() {
-	for _, e := range a.cfg.Gateway.Endpoints {
+func (a *App) warnPlaintext(cfg config.Config) {
+	for _, e := range cfg.Gateway.Endpoints {
 		if u, err := url.Parse(e); err == nil && u.Scheme == "ws" {
 			a.log.Warn("no TLS to this endpoint: the token and everything else travel in plain text", logging.FieldEndpoint, e)
 		}
@@ -99,20 +171,23 @@ func (a *App) warnPlaintext() {
 }
 
 // endpoints completes the URLs with the path of tunnels.
-func endpoints(urls []string) []string {
-	full := make([]string, len(urls))
-	for i, u := range urls {
-		full[i] = u
-		if p, err := url.Parse(u); err == nil {
-			full[i] = p.JoinPath("v1/tunnel").String()
+func endpoints(g config.Gateway) []tunnel.Endpoint {
+	all := make([]tunnel.Endpoint, len(g.Endpoints))
+	for i, raw := range g.Endpoints {
+		all[i].URL = raw
+		if u, err := url.Parse(raw); err == nil {
+			all[i].URL = u.JoinPath("v1/tunnel").String()
+		}
+		if i < len(g.Weights) {
+			all[i].Weight, _ = strconv.Atoi(g.Weights[i]) // it was validated
 		}
 	}
-	return full
+	return all
 }
 
-func linkConfig(cfg config.Config) link.Config {
+func linkConfig(cfg config.Config, compressor *link.Compressor) link.Config {
 	t := cfg.Tunnel
-	return link.Config{Window: int(t.Window), MaxWindow: int(t.MaxWindow), Memory: int64(t.Memory), MaxMessage: int(t.MaxMessage), Heartbeat: t.Heartbeat}
+	return link.Config{Window: int(t.Window), MaxWindow: int(t.MaxWindow), Memory: int64(t.Memory), MaxMessage: int(t.MaxMessage), Heartbeat: t.Heartbeat, Compressor: compressor}
 }
 
 // mixed says whether listeners differ in priority, so that bulk could be in the way of interactive streams.
@@ -123,57 +198,4 @@ func mixed(listeners []config.Listener) bool {
 		}
 	}
 	return false
-}
-
-// tokenSource reads the token anew each time, and watches its file.
-type tokenSource struct {
-	fixed logging.Secret
-	file  string
-}
-
-// tokenPoll is how often the token's file is looked at: projected tokens are renewed minutes before they expire.
-const tokenPoll = 5 * time.Second
-
-func newTokenSource(g config.Gateway) (*tokenSource, error) {
-	t := &tokenSource{fixed: g.Token, file: g.TokenFile}
-	if t.file == "" && t.fixed == "" {
-		return nil, errs.New(errs.TokenMissing, "neither gateway.token_file nor gateway.token is set")
-	}
-	return t, nil
-}
-
-func (t *tokenSource) get() (string, error) {
-	if t.file == "" {
-		return t.fixed.Reveal(), nil
-	}
-	b, err := os.ReadFile(t.file)
-	if err != nil {
-		return "", errs.Wrap(errs.TokenUnreadable, err, "gateway.token_file")
-	}
-	token := string(bytes.TrimSpace(b))
-	if token == "" {
-		return "", errs.New(errs.TokenUnreadable, "gateway.token_file: %s is empty", t.file)
-	}
-	return token, nil
-}
-
-// watch calls renew when the token changes, until ctx ends.
-func (t *tokenSource) watch(ctx context.Context, renew func(string)) error {
-	if t.file == "" {
-		return nil
-	}
-	tick := time.NewTicker(tokenPoll)
-	defer tick.Stop()
-	last, _ := t.get() // an attempt tells what is wrong with it
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		if token, err := t.get(); err == nil && token != last {
-			last = token
-			renew(token)
-		}
-	}
 }

@@ -59,8 +59,8 @@ type Gateway struct {
 	Weights []string `koanf:"weights" allowed:"a whole number from 0 to 1000 for each endpoint, in their order" doc:"shares of the endpoints in new tunnels, one number for each endpoint; 0: only when no other works; empty: endpoints are used in their order" example:"3,1"`
 	// Failback is how long an endpoint that comes before the one in use must have been healthy for tunnels to return to it.
 	Failback time.Duration `koanf:"failback" min:"1s" max:"24h" doc:"how long a preferred endpoint must have been healthy before tunnels return to it" example:"5m"`
-	// Probe is how often endpoints that no tunnel uses are looked at; 0 never.
-	Probe time.Duration `koanf:"probe" max:"1h" doc:"how often endpoints without a tunnel are looked at; 0s: never, and tunnels do not return to a preferred endpoint" example:"1m"`
+	// Probe is how often endpoints that no tunnel uses are looked at.
+	Probe time.Duration `koanf:"probe" min:"1s" max:"1h" doc:"how often endpoints without a tunnel are looked at, when there are several" example:"1m"`
 	// ConnectTimeout bounds each attempt, from the name's resolution to the end of the upgrade.
 	ConnectTimeout time.Duration `koanf:"connect_timeout" min:"100ms" max:"5m" doc:"bound of one attempt to connect, from resolving the name to the end of the upgrade" example:"20s"`
 }

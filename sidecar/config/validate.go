@@ -112,14 +112,14 @@ func validateListeners(check *config.Check, listeners []Listener) {
 		check.Listen(key+".listen", l.Listen, true)
 		check.Name(key+".route", l.Route)
 		unique(check, names, key+".name", l.Name, i)
-		if !takesAnyPort(l.Listen) {
+		if !TakesAnyPort(l.Listen) {
 			unique(check, addresses, key+".listen", l.Listen, i)
 		}
 	}
 }
 
-// takesAnyPort reports whether two listeners may share the address, since each gets a port of its own.
-func takesAnyPort(address string) bool {
+// TakesAnyPort reports whether two listeners may share the address, since each gets a port of its own.
+func TakesAnyPort(address string) bool {
 	return len(address) > 2 && address[len(address)-2:] == ":0"
 }
 

@@ -13,7 +13,7 @@ import (
 func (l *Listener) handOn(c *conn) {
 	defer l.done(c)
 	l.log.Info("connection accepted", logging.FieldPeer, c.peer())
-	err := lifecycle.Guard(l.log, "handle", func() error { return l.cfg.Handle(l.ctx, handled{c}) })
+	err := lifecycle.Guard(l.log, "handle", func() error { return l.cfg.Handle(l.ctx, c.Conn, func(n int) { c.read.Add(uint64(n)) }) })
 	if err == nil {
 		c.Close()
 	} else {
@@ -42,21 +42,3 @@ func levelOf(err error) slog.Level {
 	}
 	return slog.LevelInfo
 }
-
-// handled is a connection that Handle has. Its bytes are counted here, since no stream does.
-type handled struct{ *conn }
-
-func (h handled) Read(p []byte) (int, error) {
-	n, err := h.Conn.Read(p)
-	h.read.Add(uint64(max(n, 0)))
-	return n, err
-}
-
-func (h handled) Write(p []byte) (int, error) {
-	n, err := h.Conn.Write(p)
-	h.wrote.Add(uint64(max(n, 0)))
-	return n, err
-}
-
-// CloseWrite ends the direction to the application.
-func (h handled) CloseWrite() error { return h.Conn.(interface{ CloseWrite() error }).CloseWrite() }

@@ -18,7 +18,7 @@ import (
 	"fairlead/sidecar/queue"
 )
 
-func (s *site) handled(handle func(context.Context, net.Conn) error) *served {
+func (s *site) handled(handle func(context.Context, net.Conn, func(int)) error) *served {
 	cfg := s.config(link.Low, "127.0.0.1:0")
 	cfg.Open, cfg.Handle = nil, handle
 	l, err := listener.New(cfg)
@@ -30,21 +30,23 @@ func (s *site) handled(handle func(context.Context, net.Conn) error) *served {
 func TestHandle(t *testing.T) {
 	got := make(chan string, 1)
 	s := newSite(t, nil, queue.Config{Size: 1})
-	l := s.handled(func(_ context.Context, c net.Conn) error {
-		if _, err := c.Write([]byte("ok")); err != nil {
+	l := s.handled(func(_ context.Context, c net.Conn, took func(int)) error {
+		if err := c.(*net.TCPConn).CloseWrite(); err != nil {
 			return err
 		}
-		if err := c.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+		line := make([]byte, 10)
+		if _, err := io.ReadFull(c, line); err != nil {
 			return err
 		}
-		b, err := io.ReadAll(c)
-		got <- string(b)
+		took(len(line))
+		rest, err := io.ReadAll(c)
+		got <- string(line) + string(rest)
 		return err
 	})
 	c := dial(t, l)
 	answer, err := io.ReadAll(c)
 	require.NoError(t, err)
-	assert.Equal(t, "ok", string(answer))
+	assert.Empty(t, answer)
 	_, err = c.Write([]byte("a log line"))
 	require.NoError(t, err)
 	eventually(t, "the bytes are counted while it is open", func() bool { return l.Status().Sent == 10 })
@@ -53,16 +55,16 @@ func TestHandle(t *testing.T) {
 	assert.Equal(t, "a log line", <-got)
 	eventually(t, "over", func() bool { return l.Active() == 0 })
 	st := l.Status()
-	assert.Equal(t, listener.Status{Name: "low", Listen: st.Listen, Route: "git", Priority: "low", Delivery: "spool", Total: 1, Sent: 10, Received: 2}, st)
-	assert.Contains(t, s.log.String(), "sent=10 received=2")
+	assert.Equal(t, listener.Status{Name: "low", Listen: st.Listen, Route: "git", Priority: "low", Delivery: "spool", Total: 1, Sent: 10}, st)
+	assert.Contains(t, s.log.String(), "sent=10 received=0")
 }
 
 // An error or a fault of a handler is one connection's, and its application sees that it failed.
 func TestHandlersThatFail(t *testing.T) {
-	for code, handle := range map[string]func(context.Context, net.Conn) error{
-		"FL-S414": func(context.Context, net.Conn) error { return errs.New(errs.QueueFull, "no room") },
-		"FL-U901": func(context.Context, net.Conn) error { panic("boom") },
-		"FL-U900": func(context.Context, net.Conn) error { return errors.New("whatever") },
+	for code, handle := range map[string]func(context.Context, net.Conn, func(int)) error{
+		"FL-S414": func(context.Context, net.Conn, func(int)) error { return errs.New(errs.QueueFull, "no room") },
+		"FL-U901": func(context.Context, net.Conn, func(int)) error { panic("boom") },
+		"FL-U900": func(context.Context, net.Conn, func(int)) error { return errors.New("whatever") },
 	} {
 		s := newSite(t, nil, queue.Config{Size: 1})
 		l := s.handled(handle)
@@ -79,7 +81,7 @@ func TestHandlersThatFail(t *testing.T) {
 func TestHandlersAreCut(t *testing.T) {
 	s := newSite(t, nil, queue.Config{Size: 1})
 	causes := make(chan error, 1)
-	l := s.handled(func(ctx context.Context, c net.Conn) error {
+	l := s.handled(func(ctx context.Context, c net.Conn, _ func(int)) error {
 		_, err := io.ReadAll(c)
 		<-ctx.Done()
 		causes <- context.Cause(ctx)

@@ -30,8 +30,9 @@ type Config struct {
 	// EarlyBytes is how much is kept of what a connection brings while it waits in Queue, in bytes; the kernel holds the rest.
 	EarlyBytes int
 	// Handle takes each connection instead of Open, as a spool does, and returns when it is done with it. It need not close
-	// the connection, which has CloseWrite; after an error that is reset. Its context ends when the connection is cut.
-	Handle  func(ctx context.Context, c net.Conn) error
+	// the connection, which is a *net.TCPConn or *net.UnixConn; after an error that is reset. took is to be told how many bytes
+	// were taken from it. Its context ends when the connection is cut.
+	Handle  func(ctx context.Context, c net.Conn, took func(n int)) error
 	Logger  *slog.Logger
 	Metrics *metrics.Set
 }

@@ -1,6 +1,10 @@
 package tunnel
 
-import "time"
+import (
+	"time"
+
+	"fairlead/shared/errs"
+)
 
 // TunnelStatus describes one slot of the pool.
 type TunnelStatus struct {
@@ -121,6 +125,20 @@ func (p *Pool) Ready() bool {
 		}
 	}
 	return false
+}
+
+// Usable returns nil when a connection would be carried now, and else why not: NoTunnel, or GaveUp when it would be of no use
+// to wait.
+func (p *Pool) Usable() error {
+	switch last := p.LastError(); {
+	case p.Ready():
+		return nil
+	case p.hopeless() && last != nil:
+		return errs.Wrap(errs.GaveUp, last, "the sidecar has given up reconnecting")
+	case last != nil:
+		return errs.Wrap(errs.NoTunnel, last, "there is no tunnel to a gateway")
+	}
+	return errs.New(errs.NoTunnel, "there is no tunnel to a gateway")
 }
 
 // Changed returns a channel that is closed at the next change of a state.
