@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"fairlead/shared/errs"
@@ -110,7 +111,7 @@ func Clip(s string) string {
 // stop a program, nor read from it by making a name of its own resolve to loopback.
 func OnThisMachine(r *http.Request) error {
 	from, _, _ := net.SplitHostPort(r.RemoteAddr) // always host:port
-	if ip := net.ParseIP(from); ip == nil || !ip.IsLoopback() || crossSite(r) || !literal(r.Host) {
+	if ip := net.ParseIP(from); ip == nil || !ip.IsLoopback() || crossSite(r) || fromElsewhere(r) || !literal(r.Host) {
 		return errs.New(errs.AdminDenied, "this address is for programs on the same machine that ask for localhost or an IP address")
 	}
 	return nil
@@ -126,11 +127,22 @@ func crossSite(r *http.Request) bool {
 	return err != nil || u.Host != r.Host
 }
 
+// fromElsewhere says whether a browser tells that another site's page made the request, or one at another port of this
+// machine (Fetch Metadata, https://www.w3.org/TR/fetch-metadata/): such requests need have no Origin when they only read,
+// and images and scripts are read so. A link that a person follows may lead here: the page that it was on reads nothing.
+func fromElsewhere(r *http.Request) bool {
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "", "none", "same-origin": // no browser, or one without it; typed by a person; our own page
+		return false
+	}
+	return r.Method != http.MethodGet || r.Header.Get("Sec-Fetch-Mode") != "navigate" || r.Header.Get("Sec-Fetch-Dest") != "document"
+}
+
 // literal says whether a Host header is an address, or the one name that everybody knows to be loopback.
 func literal(hostport string) bool {
 	host, _, err := net.SplitHostPort(hostport)
-	if err != nil {
-		host = hostport
+	if err != nil { // without a port
+		host = strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
 	}
 	return host == "localhost" || net.ParseIP(host) != nil
 }

@@ -144,7 +144,8 @@ func TestTheProgramsOwnAddresses(t *testing.T) {
 func TestWebPagesAreRefused(t *testing.T) {
 	a := serve(t, nil)
 	for _, header := range [][]string{{"Origin", "https://evil.example"}, {"Origin", "null"}, {"Host", "evil.example"}, {"Host", "evil.example:80"},
-		{"Host", "localhost.evil.example"}} {
+		{"Host", "localhost.evil.example"}, {"Host", "[::1].evil.example"}, {"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site", "Sec-Fetch-Mode", "no-cors"},
+		{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "iframe"}, {"Sec-Fetch-Site", "new-words"}} {
 		for _, method := range []string{"GET", "POST"} {
 			resp, body := a.ask(method, "/api/it", "", header...)
 			assert.Equal(t, 401, resp.StatusCode, "%v", header)
@@ -153,11 +154,19 @@ func TestWebPagesAreRefused(t *testing.T) {
 		}
 	}
 	assert.Zero(t, a.did)
-	for _, header := range [][]string{{"Origin", "http://" + a.Addr().String()}, {"Host", "localhost"}, {"Host", "[::1]:99"}} {
+	for _, header := range [][]string{{"Origin", "http://" + a.Addr().String()}, {"Host", "localhost"}, {"Host", "[::1]:99"}, {"Host", "[::1]"},
+		{"Sec-Fetch-Site", "same-origin"}, {"Sec-Fetch-Site", "none"}} {
 		resp, _ := a.ask("POST", "/api/it", "", header...)
 		assert.Equal(t, 202, resp.StatusCode, "%v", header)
 	}
-	resp, _ := a.ask("GET", "/healthz", "", "Host", "pod.example")
+	followed := []string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "document"}
+	resp, _ := a.ask("GET", "/api/it", "", followed...)
+	assert.Equal(t, 200, resp.StatusCode, "a link that a person follows")
+	did := a.did
+	resp, _ = a.ask("POST", "/api/it", "", followed...)
+	assert.Equal(t, 401, resp.StatusCode, "a form that another page sends")
+	assert.Equal(t, did, a.did)
+	resp, _ = a.ask("GET", "/healthz", "", "Host", "pod.example")
 	assert.Equal(t, 200, resp.StatusCode, "probes come by any name")
 }
 
