@@ -10,18 +10,19 @@ import (
 	"strings"
 
 	"fairlead/shared/adminapi"
+	"fairlead/shared/config"
 	"fairlead/shared/errs"
 )
 
 // object is a JSON object of the document.
-type object map[string]any
+type object = adminapi.Object
 
 const about = "What a gateway does, and what may be changed while it runs. Every refusal is told as the schema Error; its code has a " +
 	"section in docs/troubleshooting.md. Fields may be added to answers; requests with fields that are not known are refused."
 
 // openAPI describes the routes as an OpenAPI 3.1 document.
 func openAPI(routes []*route) ([]byte, error) {
-	s := schemas{}
+	s := adminapi.NewSchemas(map[reflect.Type]string{reflect.TypeFor[errs.Answer](): "Error", reflect.TypeFor[config.Entry](): "Setting"})
 	paths := object{}
 	for _, r := range routes {
 		item, ok := paths[r.listed()].(object)
@@ -45,7 +46,7 @@ func openAPI(routes []*route) ([]byte, error) {
 		"security": []object{{"token": []string{}}},
 		"paths":    paths,
 		"components": object{
-			"schemas":         s,
+			"schemas":         s.Found,
 			"responses":       refusals(routes, s),
 			"securitySchemes": object{"token": object{"type": "http", "scheme": "bearer", "description": "The content of admin.token_file, or of a file of admin.tokens."}},
 			"headers":         commonHeaders(),
@@ -78,7 +79,7 @@ func headers(names ...string) object {
 	return all
 }
 
-func operation(r *route, s schemas) object {
+func operation(r *route, s *adminapi.Schemas) object {
 	op := object{
 		"operationId": operationID(r),
 		"tags":        []string{r.group},
@@ -127,7 +128,7 @@ func inQuery(r *route) (parameters []object) {
 		return nil
 	}
 	for _, f := range adminapi.Fields(reflect.TypeOf(r.query).Elem()) {
-		parameters = append(parameters, object{"name": f.Name, "in": "query", "required": f.Required, "description": f.Doc, "schema": withoutDoc(given(f))})
+		parameters = append(parameters, object{"name": f.Name, "in": "query", "required": f.Required, "description": f.Doc, "schema": withoutDoc(adminapi.Given(f))})
 	}
 	return parameters
 }
@@ -137,18 +138,18 @@ func withoutDoc(schema object) object {
 	return schema
 }
 
-func body(r *route, s schemas) object {
+func body(r *route, s *adminapi.Schemas) object {
 	t := reflect.TypeOf(r.body).Elem()
-	content := object{"application/json": object{"schema": s.request(t)}}
+	content := object{"application/json": object{"schema": s.Request(t)}}
 	for _, f := range adminapi.Fields(t) {
 		if f.Name == r.word {
-			content["text/plain"] = object{"schema": given(f)}
+			content["text/plain"] = object{"schema": adminapi.Given(f)}
 		}
 	}
 	return object{"required": true, "content": content}
 }
 
-func responses(r *route, s schemas) object {
+func responses(r *route, s *adminapi.Schemas) object {
 	status := orElse(r.status, http.StatusOK)
 	own := headers("X-Request-Id")
 	if r.role != Anyone {
@@ -160,7 +161,7 @@ func responses(r *route, s schemas) object {
 	success := object{"description": http.StatusText(status), "headers": own}
 	switch {
 	case r.answer != nil:
-		success["content"] = object{"application/json": object{"schema": s.of(reflect.TypeOf(r.answer))}}
+		success["content"] = object{"application/json": object{"schema": s.Of(reflect.TypeOf(r.answer))}}
 	case r.media == "application/json":
 		success["content"] = object{r.media: object{}} // this document
 	case r.media == binary:
@@ -193,7 +194,7 @@ func refusedName(status int) string {
 }
 
 // refusals are the answers under which requests are refused, one for each status, by name.
-func refusals(routes []*route, s schemas) object {
+func refusals(routes []*route, s *adminapi.Schemas) object {
 	titles := map[int][]string{0: {"A refusal"}}
 	for _, r := range routes {
 		for _, c := range r.refusals() {
@@ -207,7 +208,7 @@ func refusals(routes []*route, s schemas) object {
 	for status, list := range titles {
 		all[refusedName(status)] = object{"description": strings.Join(list, "; ") + ".",
 			"headers": headers("X-Request-Id", "Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"),
-			"content": object{"application/json": object{"schema": s.of(reflect.TypeFor[errs.Answer]())}}}
+			"content": object{"application/json": object{"schema": s.Of(reflect.TypeFor[errs.Answer]())}}}
 	}
 	return all
 }

@@ -27,14 +27,12 @@ type RevocationRequest struct {
 	Expires      time.Time `json:"expires,omitzero" doc:"when it may be forgotten; not given: in 24 hours, or when the longest token that was accepted ends, if that is later"`
 }
 
-// oneNeeded is a request that needs at least one of several fields.
-type oneNeeded interface{ oneOf() []string }
-
-func (*RevocationRequest) oneOf() []string { return []string{"token_id", "subject", "tenant"} }
+// OneOf implements adminapi.OneNeeded.
+func (*RevocationRequest) OneOf() []string { return []string{"token_id", "subject", "tenant"} }
 
 func (r *RevocationRequest) valid() error {
 	if r.TokenID == "" && r.Subject == "" && r.Tenant == "" {
-		return errs.New(errs.BadRequest, "at least one of %s is needed", strings.Join(r.oneOf(), ", "))
+		return errs.New(errs.BadRequest, "at least one of %s is needed", strings.Join(r.OneOf(), ", "))
 	}
 	return nil
 }
