@@ -2,14 +2,17 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
 	"fairlead/shared/adminapi"
+	"fairlead/shared/config"
 	"fairlead/shared/errs"
 	"fairlead/sidecar/admin/ui"
 	"fairlead/sidecar/status"
@@ -17,14 +20,14 @@ import (
 
 // Config is what the API needs. What may be nil is not offered then.
 type Config struct {
-	Listen        string               // host:port
-	Ready         func() error         // nil when a connection would be carried
-	Status        func() status.Status // what GET /api/status answers; its Rates are filled in here
-	Configuration func() any           // the effective configuration, secrets masked; may be nil
-	Reconnect     func()               // tries again now
-	Drain         func()               // stops the sidecar once the application is gone
-	Quit          func()               // stops the sidecar once its connections have ended
-	Reload        func() (any, error)  // reads the configuration anew and says what came of it; may be nil
+	Listen        string                          // host:port
+	Ready         func() error                    // nil when a connection would be carried
+	Status        func() status.Status            // what GET /api/status answers; its Rates are filled in here
+	Configuration func() []config.Entry           // the effective configuration, secrets masked, with sources; may be nil
+	Reconnect     func()                          // tries again now
+	Drain         func()                          // stops the sidecar once the application is gone
+	Quit          func()                          // stops the sidecar once its connections have ended
+	Reload        func() (status.Reloaded, error) // reads the configuration anew and says what came of it; may be nil
 	SetLevel      func(string) error
 	Metrics       func(io.Writer) error
 	Routes        func(*http.ServeMux) // addresses of features; may be nil
@@ -34,16 +37,21 @@ type Config struct {
 // Server serves the API.
 type Server struct {
 	*adminapi.Server
-	cfg     Config
-	history *history
-	stop    context.CancelFunc
-	ctx     context.Context
+	cfg      Config
+	history  *history
+	page     http.Handler
+	document []byte // OpenAPI
+	stop     context.CancelFunc
+	ctx      context.Context
 }
 
 // New binds the listener. All but health, readiness and metrics is for programs on the same machine.
 func New(cfg Config) (*Server, error) {
-	s := &Server{cfg: cfg, history: &history{}}
+	s := &Server{cfg: cfg, history: &history{}, page: ui.Handler()}
 	var err error
+	if s.document, err = document(s.table()); err != nil {
+		return nil, errs.Wrap(errs.Internal, err, "the description of the API")
+	}
 	s.Server, err = adminapi.New(adminapi.Config{Listen: cfg.Listen, Ready: cfg.Ready, Metrics: cfg.Metrics, SetLevel: cfg.SetLevel, Logger: cfg.Logger,
 		Routes: s.routes})
 	if err != nil {
@@ -51,27 +59,6 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s, nil
-}
-
-func (s *Server) routes(mux *http.ServeMux) {
-	mux.HandleFunc("GET /api/status", adminapi.Show(func() any { return s.status() }))
-	mux.HandleFunc("GET /api/history", adminapi.Show(func() any { return s.history.list() }))
-	mux.HandleFunc("GET /api/events", s.events)
-	if s.cfg.Configuration != nil {
-		mux.HandleFunc("GET /api/config", adminapi.Show(s.cfg.Configuration))
-	}
-	mux.HandleFunc("POST /api/reconnect", adminapi.Do(s.cfg.Reconnect))
-	mux.HandleFunc("POST /api/drain", adminapi.Do(s.cfg.Drain))
-	mux.HandleFunc("POST /quitquitquit", adminapi.Do(s.cfg.Quit))
-	if s.cfg.Reload != nil {
-		mux.HandleFunc("POST /api/reload", s.reload)
-	}
-	if s.cfg.Routes != nil {
-		s.cfg.Routes(mux)
-	}
-	page := ui.Handler()
-	mux.Handle("GET /{$}", page)
-	mux.Handle("GET /ui/", page)
 }
 
 // Serve answers, and takes a sample of the sidecar every second, until Shutdown.
@@ -89,30 +76,47 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return s.Server.Shutdown(ctx)
 }
 
+// status is what GET /api/status answers: as the sidecar tells it, with rates, without lists that are null, and with a word
+// for what has none yet.
 func (s *Server) status() status.Status {
 	st := s.cfg.Status()
 	st.Rates = s.history.rates()
+	st.Quality = cmp.Or(st.Quality, "none")
+	st.Tunnels, st.Listeners = filled(slices.Clone(st.Tunnels)), filled(slices.Clone(st.Listeners))
+	st.Endpoints, st.Events = filled(st.Endpoints), filled(st.Events)
+	for i := range st.Tunnels {
+		st.Tunnels[i].Quality = cmp.Or(st.Tunnels[i].Quality, "none")
+	}
+	for i := range st.Listeners {
+		st.Listeners[i].Delivery = cmp.Or(st.Listeners[i].Delivery, "stream")
+	}
 	return st
+}
+
+// samples answers with those after a moment, or with all that are kept.
+func (s *Server) samples(w http.ResponseWriter, r *http.Request) {
+	newer(w, r, s.history.list(), func(x status.Sample) time.Time { return x.Time })
 }
 
 // events answers with those after a moment, or with all that are kept.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
-	var after time.Time
-	if text := r.URL.Query().Get("after"); text != "" {
-		t, err := time.Parse(time.RFC3339, text)
-		if err != nil {
-			adminapi.Refuse(w, errs.New(errs.BadRequest, "after: %.40q; allowed: a time such as 2026-11-24T09:00:00Z", text))
-			return
-		}
-		after = t
+	newer(w, r, s.cfg.Status().Events, func(x status.Event) time.Time { return x.Time })
+}
+
+// newer answers with what of a list came after the moment that the query asks for.
+func newer[T any](w http.ResponseWriter, r *http.Request, list []T, at func(T) time.Time) {
+	var q since
+	if err := adminapi.Query(r, &q); err != nil {
+		adminapi.Refuse(w, err)
+		return
 	}
-	events := []status.Event{}
-	for _, e := range s.cfg.Status().Events {
-		if e.Time.After(after) {
-			events = append(events, e)
+	found := []T{}
+	for _, x := range list {
+		if at(x).After(q.After) {
+			found = append(found, x)
 		}
 	}
-	adminapi.Answer(w, http.StatusOK, events)
+	adminapi.Answer(w, http.StatusOK, found)
 }
 
 func (s *Server) reload(w http.ResponseWriter, _ *http.Request) {
@@ -121,5 +125,6 @@ func (s *Server) reload(w http.ResponseWriter, _ *http.Request) {
 		adminapi.Refuse(w, err)
 		return
 	}
+	result.Applied, result.NeedsRestart = filled(result.Applied), filled(result.NeedsRestart)
 	adminapi.Answer(w, http.StatusOK, result)
 }

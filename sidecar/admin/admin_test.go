@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"fairlead/shared/config"
 	"fairlead/shared/errs"
 	"fairlead/sidecar/admin"
 	"fairlead/sidecar/status"
@@ -81,16 +82,17 @@ func TestWhatAPersonMayAsk(t *testing.T) {
 
 func TestConfigurationReloadAndFeatures(t *testing.T) {
 	var failure error
-	ask := serve(t, admin.Config{Configuration: func() any { return []string{"queue.size"} }, Reload: func() (any, error) { return map[string]int{"applied": 1}, failure },
+	ask := serve(t, admin.Config{Configuration: func() []config.Entry { return []config.Entry{{Key: "queue.size", Value: 100, Source: "default"}} },
+		Reload: func() (status.Reloaded, error) { return status.Reloaded{Applied: []string{"log.level"}}, failure },
 		Routes: func(mux *http.ServeMux) {
 			mux.HandleFunc("GET /api/spool", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(299) })
 		}})
 	code, body := ask("GET", "/api/config")
 	assert.Equal(t, 200, code)
-	assert.JSONEq(t, `["queue.size"]`, body)
+	assert.JSONEq(t, `[{"key":"queue.size","value":100,"source":"default"}]`, body)
 	code, body = ask("POST", "/api/reload")
 	assert.Equal(t, 200, code)
-	assert.JSONEq(t, `{"applied":1}`, body)
+	assert.JSONEq(t, `{"applied":["log.level"],"needs_restart":[]}`, body)
 	failure = errs.New(errs.ConfigInvalid, "queue.size: 0: allowed: 1 to 100000")
 	code, body = ask("POST", "/api/reload")
 	assert.Equal(t, errs.ConfigInvalid.Info().HTTP, code)
@@ -119,7 +121,7 @@ func TestEventsAfterAMoment(t *testing.T) {
 	assert.Empty(t, reasons("?after=2026-11-24T10:00:00Z"))
 	code, body := ask("GET", "/api/events?after=yesterday")
 	assert.Equal(t, 400, code)
-	assert.Contains(t, body, `after: \"yesterday\"; allowed: a time such as`)
+	assert.Contains(t, body, `\"after\" takes a time such as 2026-11-24T06:00:00Z`)
 }
 
 // An outage of the gateway makes the sidecar not ready, and nothing else.

@@ -1,5 +1,6 @@
 // Package status is how a running sidecar describes itself: what GET /api/status and GET /api/history answer. It has no
-// code of the features that it describes, so that whoever shows them need not link them.
+// code of the features that it describes, so that whoever shows them need not link them. Tags doc and enum are for the
+// OpenAPI document.
 package status
 
 import "time"
@@ -9,24 +10,24 @@ type Status struct {
 	Instance string    `json:"instance"`
 	Version  string    `json:"version"`
 	Started  time.Time `json:"started"`
-	Profile  string    `json:"profile"` // empty: none
-	State    string    `json:"state"`   // of the best tunnel: connected, draining, resuming, connecting, disconnected or failed
-	Since    time.Time `json:"since"`   // of that state
-	Ready    bool      `json:"ready"`   // a connection would be carried now
+	Profile  string    `json:"profile" doc:"empty: none"`
+	State    string    `json:"state" enum:"disconnected,connecting,connected,resuming,draining,failed" doc:"of the best tunnel"`
+	Since    time.Time `json:"since" doc:"of that state"`
+	Ready    bool      `json:"ready" doc:"a connection would be carried now"`
 	NotReady string    `json:"not_ready,omitempty"`
 
 	Tunnels   []Tunnel   `json:"tunnels"`
 	Queue     Queue      `json:"queue"`
-	Spool     *Spool     `json:"spool"` // null: no listener spools
+	Spool     *Spool     `json:"spool" doc:"null: no listener spools"`
 	Listeners []Listener `json:"listeners"`
-	Quality   string     `json:"quality"` // excellent, good, fair or poor; none without a tunnel
+	Quality   string     `json:"quality" enum:"excellent,good,fair,poor,none"`
 	RTT       float64    `json:"rtt_ms"`
-	Loss      float64    `json:"loss"` // share of heartbeats without an answer, 0 to 1
+	Loss      float64    `json:"loss" doc:"share of heartbeats without an answer, 0 to 1"`
 	Rates     Rates      `json:"rates"`
 	Heartbeat Heartbeat  `json:"heartbeat"`
 	Endpoints []Endpoint `json:"endpoints"`
-	Shutdown  *Shutdown  `json:"shutdown"` // null: the sidecar is not stopping
-	Events    []Event    `json:"events"`   // the last 100, oldest first
+	Shutdown  *Shutdown  `json:"shutdown" doc:"null: the sidecar is not stopping"`
+	Events    []Event    `json:"events" doc:"the last 100, oldest first"`
 }
 
 // Tunnel is one slot of the pool.
@@ -35,27 +36,27 @@ type Tunnel struct {
 	ID       string    `json:"id"`
 	Endpoint string    `json:"endpoint"`
 	Replica  string    `json:"replica"`
-	State    string    `json:"state"`
+	State    string    `json:"state" enum:"disconnected,connecting,connected,resuming,draining,failed"`
 	Since    time.Time `json:"since"`
 	RTT      float64   `json:"rtt_ms"`
 	Loss     float64   `json:"loss"`
-	Quality  string    `json:"quality"`
+	Quality  string    `json:"quality" enum:"excellent,good,fair,poor,none"`
 	Streams  int       `json:"streams"`
 	Resumes  uint64    `json:"resumes"`
 	Sent     uint64    `json:"bytes_sent"`
 	Received uint64    `json:"bytes_received"`
 	Replayed uint64    `json:"bytes_replayed"`
-	Error    string    `json:"error,omitempty"` // of the last attempt, or why the lane was lost
+	Error    string    `json:"error,omitempty" doc:"of the last attempt, or why the lane was lost"`
 }
 
 // Queue is where connections wait for a tunnel.
 type Queue struct {
 	Length   int     `json:"length"`
 	Size     int     `json:"size"`
-	Pressure bool    `json:"pressure"` // it is so full that accepting is slowed
+	Pressure bool    `json:"pressure" doc:"it is so full that accepting is slowed"`
 	Waiting  Waiting `json:"waiting"`
-	Refused  uint64  `json:"refused"` // connections, since the start
-	Expired  uint64  `json:"expired"` // connections that waited too long, since the start
+	Refused  uint64  `json:"refused" doc:"connections, since the start"`
+	Expired  uint64  `json:"expired" doc:"connections that waited too long, since the start"`
 }
 
 // Waiting is how many wait of each priority.
@@ -69,13 +70,13 @@ type Waiting struct {
 type Spool struct {
 	Connections int        `json:"connections"`
 	Bytes       int64      `json:"bytes"`
-	Size        int64      `json:"size"`       // bound of Bytes
-	Oldest      *time.Time `json:"oldest"`     // null when nothing is kept
-	Delivering  int        `json:"delivering"` // connections
-	Delivered   uint64     `json:"delivered"`  // connections, since the start
-	Dropped     uint64     `json:"dropped"`    // connections, since the start
+	Size        int64      `json:"size" doc:"bytes that it may have"`
+	Oldest      *time.Time `json:"oldest" doc:"null when nothing is kept"`
+	Delivering  int        `json:"delivering" doc:"connections"`
+	Delivered   uint64     `json:"delivered" doc:"connections, since the start"`
+	Dropped     uint64     `json:"dropped" doc:"connections, since the start"`
 	Quarantined uint64     `json:"quarantined"`
-	Error       string     `json:"error,omitempty"` // why nothing is taken or delivered
+	Error       string     `json:"error,omitempty" doc:"why nothing is taken or delivered"`
 }
 
 // Listener is a local address.
@@ -83,8 +84,8 @@ type Listener struct {
 	Name     string `json:"name"`
 	Listen   string `json:"listen"`
 	Route    string `json:"route"`
-	Priority string `json:"priority"`
-	Delivery string `json:"delivery"` // stream or spool
+	Priority string `json:"priority" enum:"high,normal,low"`
+	Delivery string `json:"delivery" enum:"stream,spool"`
 	Active   int    `json:"active"`
 	Waiting  int    `json:"waiting"`
 	Total    uint64 `json:"total"`
@@ -101,37 +102,37 @@ type Rates struct {
 
 // Heartbeat is how often a quiet tunnel shows life.
 type Heartbeat struct {
-	Interval string `json:"interval"` // a duration, such as 30s
+	Interval string `json:"interval" doc:"a duration, such as 30s"`
 	Learned  bool   `json:"learned"`
-	Reason   string `json:"reason,omitempty"` // what it was learned from
+	Reason   string `json:"reason,omitempty" doc:"what it was learned from"`
 }
 
 // Endpoint is a gateway's URL.
 type Endpoint struct {
 	URL    string    `json:"url"`
 	Weight int       `json:"weight"`
-	State  string    `json:"state"`  // healthy, failing or unknown
-	Active bool      `json:"active"` // a tunnel leads there
+	State  string    `json:"state" enum:"healthy,failing,unknown"`
+	Active bool      `json:"active" doc:"a tunnel leads there"`
 	Since  time.Time `json:"since"`
 	Error  string    `json:"error,omitempty"`
 }
 
 // Shutdown is the progress of a stop.
 type Shutdown struct {
-	Phase       string    `json:"phase"` // serving, delivering or closing
+	Phase       string    `json:"phase" doc:"serving, delivering or closing"`
 	Reason      string    `json:"reason"`
-	Connections int       `json:"connections"` // that are open
-	SpoolBytes  int64     `json:"spool_bytes"` // that are not delivered
-	Deadline    time.Time `json:"deadline"`    // of the phase
+	Connections int       `json:"connections" doc:"that are open"`
+	SpoolBytes  int64     `json:"spool_bytes" doc:"that are not delivered"`
+	Deadline    time.Time `json:"deadline" doc:"of the phase"`
 }
 
 // Event is a change of a tunnel's state, or an attempt that failed.
 type Event struct {
 	Time     time.Time `json:"time"`
-	Tunnel   int       `json:"tunnel"` // slot
-	State    string    `json:"state"`
+	Tunnel   int       `json:"tunnel" doc:"slot"`
+	State    string    `json:"state" enum:"disconnected,connecting,connected,resuming,draining,failed"`
 	Attempt  int       `json:"attempt,omitempty"`
-	DelayMS  int64     `json:"delay_ms,omitempty"` // until the next attempt
+	DelayMS  int64     `json:"delay_ms,omitempty" doc:"until the next attempt"`
 	Endpoint string    `json:"endpoint,omitempty"`
 	Code     string    `json:"code,omitempty"`
 	Reason   string    `json:"reason"`
@@ -140,12 +141,18 @@ type Event struct {
 // Sample is one second of a sidecar's history.
 type Sample struct {
 	Time        time.Time `json:"time"`
-	State       string    `json:"state"`
-	Sent        float64   `json:"sent"`     // bytes a second
-	Received    float64   `json:"received"` // bytes a second
+	State       string    `json:"state" enum:"disconnected,connecting,connected,resuming,draining,failed"`
+	Sent        float64   `json:"sent" doc:"bytes a second"`
+	Received    float64   `json:"received" doc:"bytes a second"`
 	RTT         float64   `json:"rtt_ms"`
 	Loss        float64   `json:"loss"`
 	Connections int       `json:"connections"`
 	Queue       int       `json:"queue"`
 	SpoolBytes  int64     `json:"spool_bytes"`
+}
+
+// Reloaded is what came of reading the configuration anew: keys that have changed.
+type Reloaded struct {
+	Applied      []string `json:"applied" doc:"in force now"`
+	NeedsRestart []string `json:"needs_restart" doc:"not in force before the sidecar is started anew"`
 }
