@@ -69,7 +69,14 @@ func samples(st status.Status) (all []status.Sample) {
 	for i := range 600 {
 		x := float64(i % 97)
 		all = append(all, status.Sample{Time: now.Add(time.Duration(i-600) * time.Second), State: "connected", Sent: 2e5 + 4e3*x, Received: 1e6 + 9e3*float64(i%61), RTT: 20 + x/9,
-			Connections: 4 + i/100, Queue: st.Queue.Length * i / 600})
+			Connections: 4 + i/100, Queue: st.Queue.Length * i / 600, SpoolBytes: int64(1e5 * x)})
+		if i >= 300 && i < 330 || i >= 540 && st.State != "connected" {
+			all[i].State = st.State
+			if st.State == "connected" {
+				all[i].State = "resuming"
+			}
+			all[i].RTT, all[i].Sent, all[i].Received = 0, 0, 0
+		}
 	}
 	return all
 }
@@ -183,9 +190,13 @@ func TestThePageShowsWhatTheSidecarTells(t *testing.T) {
 	assert.Equal(t, "heartbeat 22.5s, learned", v.text("#heartbeat"))
 	assert.Contains(t, v.text("#spool"), "3 connections kept")
 	assert.Equal(t, "there is none", v.text("#trouble:not([hidden])"))
-	for _, chart := range []string{"throughput", "rtt", "connections"} {
+	assert.Regexp(t, `^connected [5-9] min( \d+ s)?, resuming 30 s$`, v.text("#timeline-sum"))
+	assert.Equal(t, []string{"good", "warn", "good"}, eval[[]string](v, `[...document.querySelectorAll('#timeline rect')].map((r) => r.dataset.tone)`))
+	for _, chart := range []string{"throughput", "rtt", "connections", "spool"} {
 		assert.Contains(t, eval[string](v, fmt.Sprintf(`document.querySelector('#chart-%s .plot').getAttribute('aria-label')`, chart)), "last 10 minutes. Now:")
 	}
+	s.set(func(st *status.Status) { st.Spool = nil })
+	v.wait(`document.getElementById('spool-panel').hidden && document.getElementById('chart-spool').hidden`)
 	first := v.text("#events li")
 	assert.Contains(t, first, "tunnel 8a9c", "the newest comes first")
 	assert.Empty(t, v.Complaints())
@@ -199,6 +210,7 @@ func TestThePageFollows(t *testing.T) {
 	v.wait(`document.getElementById('state').textContent === 'resuming'`)
 	assert.Equal(t, "Connections are not carried now: there is no tunnel to a gateway.", v.text("#trouble"))
 	assert.Equal(t, "back-pressure", v.text("#pressure"))
+	assert.Contains(t, v.text("#tunnels-why"), "tunnel 1, for 2 h: FL-N102 cannot connect to gateway.example:443: connection refused")
 	assert.Contains(t, v.text("#queue"), "86 connections of 100 wait: 6 high, 30 normal, 50 low")
 	assert.Contains(t, v.text("#queue"), "2 refused, 1 waited too long")
 	assert.Contains(t, eval[string](v, `document.title`), "resuming")
@@ -217,6 +229,35 @@ func TestThePageFollows(t *testing.T) {
 	assert.Contains(t, v.text("#link"), "trying again")
 	s.set(func(st *status.Status) { s.down, *st = false, well() })
 	v.wait(`document.getElementById('link').dataset.link === 'live' && document.getElementById('state').textContent === 'connected'`)
+}
+
+// Samples are asked for once, and from then on only what is new; a sidecar that was started anew is asked for all again.
+// What a listener carries is told by how its totals grow.
+func TestThePageAsksForWhatIsNew(t *testing.T) {
+	s := serve(t, well())
+	v := visit(t, browser.New(t), s, browser.View{})
+	asked := func() (all []string) {
+		for _, r := range v.Requests() {
+			if _, query, found := strings.Cut(r, "/api/history"); found {
+				all = append(all, query)
+			}
+		}
+		return all
+	}
+	grow := func() { s.set(func(st *status.Status) { st.Listeners[0].Sent += 50e6 }) }
+	grow()
+	v.wait(`/^[1-9][\d.]* MB\/s$/.test(document.querySelector('#listeners tbody tr td:nth-child(9)').textContent)`)
+	queries := asked()
+	require.Greater(t, len(queries), 1)
+	assert.Empty(t, queries[0])
+	for _, q := range queries[1:] {
+		assert.Regexp(t, `^\?after=20\d\d-`, q)
+	}
+	s.set(func(st *status.Status) { st.Started, st.Listeners[0].Sent = time.Now(), 0 })
+	v.wait(`!document.getElementById('uptime').textContent.startsWith('up 3 d')`)
+	after := asked()[len(queries):]
+	assert.Contains(t, after, "", "all of the new course")
+	assert.NotContains(t, v.text("#listeners"), "-", "no rate is negative")
 }
 
 func TestHostileTextStaysText(t *testing.T) {

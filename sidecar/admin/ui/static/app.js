@@ -1,15 +1,18 @@
 // The page: it asks the sidecar every second how it fares, and shows what it says.
 import { $, attribute, set, setBadge, setName, setTime } from './dom.js';
+import { Course } from './course.js';
 import { bytes, ms, name, percent, plural, span, when } from './format.js';
 import { Figures } from './figures.js';
 import { Poll } from './poll.js';
 import { drawEvents, drawGateway, drawListeners, drawQueue, drawSpool, drawTunnels, tones } from './parts.js';
+import { drawTimeline } from './timeline.js';
 
 const fast = 1000, patience = 10000; // ms
 
 class Page {
   constructor() {
     this.figures = new Figures($('tiles'), $('charts'));
+    this.course = new Course();
     this.lost = 0;
     this.poll = new Poll({ every: fast, ask: () => this.ask(), failed: (error) => this.failed(error) });
     document.addEventListener('visibilitychange', () => (document.hidden ? this.poll.stop() : this.poll.start()));
@@ -18,10 +21,11 @@ class Page {
   }
 
   async ask() {
-    const [status, history] = await Promise.all(['api/status', 'api/history'].map(get));
+    const [status, samples] = await Promise.all(['api/status', this.course.path()].map(get));
+    if (!this.course.take(status, samples)) this.course.take(status, await get(this.course.path()));
     this.lost = 0;
     this.status = status;
-    this.draw(status, history);
+    this.draw(status);
     this.drawLink();
   }
 
@@ -31,7 +35,7 @@ class Page {
     return fast;
   }
 
-  draw(s, history) {
+  draw(s) {
     setName($('instance'), s.instance);
     setBadge($('state'), s.shutdown ? s.shutdown.phase : s.state, s.shutdown ? 'warn' : tones[s.state] || 'calm');
     setName($('version'), s.version);
@@ -44,12 +48,13 @@ class Page {
     const started = when(s.started);
     setTime($('uptime'), started, started === undefined ? '' : `up ${span(Math.floor((Date.now() - started) / 1000))}${s.profile ? `, profile ${name(s.profile, 40)}` : ''}`);
     this.drawTrouble(s);
-    this.figures.draw(s, history);
+    this.figures.draw(s, this.course.samples);
     drawGateway(s);
     drawQueue(s.queue || {});
     drawSpool(s.spool);
     drawTunnels(s.tunnels || []);
     drawListeners(s.listeners || []);
+    drawTimeline(this.course.samples, Math.max(Date.now(), this.course.samples.at(-1)?.t || 0));
     drawEvents(s.events || []);
   }
 

@@ -1,5 +1,6 @@
 // The tiles and charts of the last ten minutes.
-import { count, ms, percent, rate } from './format.js';
+import { $ } from './dom.js';
+import { bytes, count, ms, percent, rate } from './format.js';
 import { Plots } from './plots.js';
 import { Row, mean } from './row.js';
 
@@ -22,6 +23,7 @@ const charts = [
   { id: 'rtt', title: 'Round trip', unit: ms, series: [{ label: 'round trip', of: (p) => p.rtt_ms || undefined, colour: '--c1', fill: true }] },
   { id: 'connections', title: 'Connections', unit: count, series: [
     { label: 'open', of: (p) => p.connections, colour: '--c1', fill: true }, { label: 'waiting', of: (p) => p.queue, colour: '--bad', dash: 'dashed' }] },
+  { id: 'spool', title: 'Spool', unit: bytes, series: [{ label: 'on disk', of: (p) => p.spool_bytes, colour: '--c1', fill: true }] },
 ];
 
 function sum(list, field) { return (list || []).reduce((total, x) => total + (x[field] || 0), 0); }
@@ -32,9 +34,9 @@ export class Figures {
     this.plots = new Plots(chartParent, charts, minutes * 60, `last ${minutes} minutes`);
   }
 
-  draw(status, history) {
-    const points = history.map((p) => ({ ...p, t: Date.parse(p.time) }));
+  draw(status, points) {
     this.tiles.draw(status, points);
+    $('chart-spool').hidden = !status.spool;
     this.plots.draw(points, Math.max(Date.now(), points.at(-1)?.t || 0), `last ${minutes} min`);
   }
 }

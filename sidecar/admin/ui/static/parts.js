@@ -1,6 +1,6 @@
 // Endpoints, queue, spool, tunnels, listeners and events.
 import { $, attribute, el, reconcile, set, setBadge, setName, setTime, svg } from './dom.js';
-import { bytes, clock, count, ms, name, percent, plural, span, when } from './format.js';
+import { bytes, clock, count, ms, name, percent, plural, rate, span, when } from './format.js';
 
 export const tones = {
   connected: 'good', resuming: 'warn', draining: 'warn', connecting: 'warn', disconnected: 'bad', failed: 'bad',
@@ -79,6 +79,10 @@ export function drawTunnels(tunnels) {
     ['name', named((t) => t.replica)], ['number', text((t) => ms(t.rtt_ms || undefined))], ['number', text((t) => percent(t.loss))], ['', badge((t) => t.quality)],
     ['number', text((t) => count(t.streams))], ['number', text((t) => count(t.resumes))], ['number', text((t) => bytes(t.bytes_sent))], ['number', text((t) => bytes(t.bytes_received))],
     ['name', named((t) => t.endpoint)]]));
+  reconcile($('tunnels-why'), tunnels.filter((t) => t.error), (t) => t.slot, () => {
+    const node = el('li');
+    return { node, update(t) { set(node, `tunnel ${t.slot}${ago(t.since) && `, for ${ago(t.since)}`}: ${name(t.error, 400)}`); } };
+  });
 }
 
 export function drawListeners(listeners) {
@@ -86,6 +90,7 @@ export function drawListeners(listeners) {
   reconcile($('listeners').tBodies[0], listeners, (l) => l.name, () => row([
     ['name', named((l) => l.name)], ['name', named((l) => l.listen)], ['name', named((l) => (l.delivery === 'spool' ? `${l.route}, spooled` : l.route))], ['', text((l) => name(l.priority, 20))],
     ['number', text((l) => count(l.active))], ['number', text((l) => count(l.waiting))], ['number', text((l) => count(l.total))], ['number', text((l) => count(l.failed))],
+    ['number', text((l) => rate(l.rates?.sent))], ['number', text((l) => rate(l.rates?.received))],
     ['number', text((l) => bytes(l.bytes_sent))], ['number', text((l) => bytes(l.bytes_received))]]));
 }
 
