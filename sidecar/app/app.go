@@ -134,10 +134,10 @@ func (a *App) newAdmin() (err error) {
 		c.Routes = func(mux *http.ServeMux) { a.spool.Routes(mux) }
 	}
 	if a.loaded != nil {
-		c.Configuration = func() any { return a.effective() }
+		c.Configuration = a.effective
 	}
 	if a.opts.Load != nil {
-		c.Reload = func() (any, error) { return a.ReloadFile() }
+		c.Reload = a.ReloadFile
 	}
 	if a.admin, err = admin.New(c); err == nil {
 		a.stack.Push("admin", a.admin.Shutdown)

@@ -10,6 +10,7 @@ import (
 	"fairlead/shared/logging"
 	"fairlead/sidecar/config"
 	"fairlead/sidecar/listener"
+	"fairlead/sidecar/status"
 )
 
 // reloadable are the keys, or the blocks of keys, that take effect without a restart.
@@ -18,10 +19,7 @@ func reloadable() []string {
 }
 
 // Reloaded is what a reload came to.
-type Reloaded struct {
-	Applied []string `json:"applied"`       // keys that have changed and are in force
-	Restart []string `json:"needs_restart"` // keys that have changed and count after a restart
-}
+type Reloaded = status.Reloaded
 
 // ReloadFile reads the configuration anew, as at the start, and takes it.
 func (a *App) ReloadFile() (Reloaded, error) {
@@ -52,7 +50,7 @@ func (a *App) Reload(cfg config.Config) (r Reloaded, err error) {
 		a.notReloaded(err)
 		return r, err
 	}
-	a.log.Info("configuration reloaded", "applied", strings.Join(r.Applied, ", "), "needs_restart", strings.Join(r.Restart, ", "))
+	a.log.Info("configuration reloaded", "applied", strings.Join(r.Applied, ", "), "needs_restart", strings.Join(r.NeedsRestart, ", "))
 	return r, nil
 }
 
@@ -90,7 +88,7 @@ func (a *App) replace(cfg config.Config) (r Reloaded, err error) {
 	}
 	a.queue.Configure(queueConfig(cfg.Queue, a))
 	a.apply(plan)
-	r.Applied, r.Restart = sharedconfig.Split(sharedconfig.Diff(before, cfg), reloadable())
+	r.Applied, r.NeedsRestart = sharedconfig.Split(sharedconfig.Diff(before, cfg), reloadable())
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	cfg.StateFile, cfg.Spool, cfg.Admin, cfg.Log.Format = before.StateFile, before.Spool, before.Admin, before.Log.Format

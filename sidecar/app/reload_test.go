@@ -64,7 +64,7 @@ func TestReloadDropsNoConnection(t *testing.T) {
 	r, err := a.Reload(next)
 	require.NoError(t, err)
 	assert.Subset(t, r.Applied, []string{"listeners[0].priority", "listeners[1].name", "log.level", "queue.size"})
-	assert.Equal(t, []string{"state_file"}, r.Restart)
+	assert.Equal(t, []string{"state_file"}, r.NeedsRestart)
 	assert.Contains(t, log.String(), `"needs_restart":"state_file"`)
 
 	echoes(t, onGit)
@@ -80,7 +80,7 @@ func TestReloadDropsNoConnection(t *testing.T) {
 
 	r, err = a.Reload(next)
 	require.NoError(t, err)
-	assert.Equal(t, []string{"state_file"}, r.Restart, "it still waits for the restart")
+	assert.Equal(t, []string{"state_file"}, r.NeedsRestart, "it still waits for the restart")
 	assert.Empty(t, r.Applied)
 }
 
