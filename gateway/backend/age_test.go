@@ -47,7 +47,7 @@ func TestStreamsOutliveTheAgeOfTheirConnection(t *testing.T) {
 				}
 			}
 			return true
-		}, 5*time.Second, time.Millisecond)
+		}, patience, time.Millisecond)
 	}
 	pingPong(t, old)
 	retired := set.GetOrCreateGauge(`fairlead_gateway_backend_ssh_connections_retired{backend="bastion"}`, nil)
@@ -56,10 +56,10 @@ func TestStreamsOutliveTheAgeOfTheirConnection(t *testing.T) {
 		pingPong(t, c)
 		require.NoError(t, c.Close())
 	}
-	require.Eventually(t, func() bool { return len(s.Stats()) == 0 && retired.Get() == 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.Stats()) == 0 && retired.Get() == 0 }, patience, time.Millisecond)
 	ended := set.GetOrCreateCounter(`fairlead_gateway_backend_ssh_connections_ended_total{backend="bastion",reason="max_age"}`)
 	logins := set.GetOrCreateCounter(`fairlead_gateway_backend_logins_total{backend="bastion"}`)
-	require.Eventually(t, func() bool { return ended.Get() == logins.Get() }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return ended.Get() == logins.Get() }, patience, time.Millisecond)
 	opened := set.GetOrCreateCounter(`fairlead_gateway_backend_channels_opened_total{backend="bastion"}`)
 	reused := set.GetOrCreateCounter(`fairlead_gateway_backend_reused_total{backend="bastion"}`)
 	assert.EqualValues(t, 5, opened.Get())
@@ -73,10 +73,10 @@ func TestAgeAndKeepaliveCanBeSwitchedOff(t *testing.T) {
 	pingPong(t, c)
 	_, err := s.Apply([]Backend{d.backend(t)}, routesOf(d.backend(t), echo(t)), PoolConfig{Keepalive: 5 * time.Millisecond, KeepaliveTimeout: 10 * time.Second, MaxAge: -1})
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return countOf(d, "keepalive@openssh.com") > 2 }, 5*time.Second, time.Millisecond, "open connections take new times")
+	require.Eventually(t, func() bool { return countOf(d, "keepalive@openssh.com") > 2 }, patience, time.Millisecond, "open connections take new times")
 	_, err = s.Apply([]Backend{d.backend(t)}, routesOf(d.backend(t), echo(t)), PoolConfig{Keepalive: -1, MaxAge: time.Nanosecond})
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return pool1(s).Connections[0].Retired }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return pool1(s).Connections[0].Retired }, patience, time.Millisecond)
 	pingPong(t, c)
 }
 
@@ -94,7 +94,7 @@ func TestPhasesOfFailedLoginsAreCounted(t *testing.T) {
 			_ = c.Close()
 		}
 		return err != nil
-	}, 5*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	_, err := s.Dial(context.Background(), Caller{Tenant: "a"}, "db")
 	require.Error(t, err)
 	for phase, want := range map[string]uint64{phaseLogin: 1, phaseDial: 1, phaseKex: 0, phaseKeys: 0} {
@@ -118,10 +118,10 @@ func TestEndIsReadAfterTheConnectionWasLetGo(t *testing.T) {
 		_, err := c.Write([]byte("to the end"))
 		require.NoError(t, err)
 		if name == "max_age" {
-			require.Eventually(t, func() bool { return pool1(s).Connections[0].Retired }, 5*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return pool1(s).Connections[0].Retired }, patience, time.Millisecond)
 		}
 		require.NoError(t, c.CloseWrite()) // the echo ends its side too, and sshd closes the channel
-		require.Eventually(t, func() bool { return strings.Contains(log.String(), "reason="+name) }, 5*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return strings.Contains(log.String(), "reason="+name) }, patience, time.Millisecond)
 		got, err := io.ReadAll(c)
 		require.NoError(t, err, name)
 		require.Equal(t, "to the end", string(got))

@@ -50,15 +50,15 @@ func TestUnchangedBackendsKeepTheirConnections(t *testing.T) {
 	require.False(t, changes.Any(), "%+v", changes)
 	pingPong(t, c)
 	pingPong(t, dial(t, s, "a"))
-	require.Len(t, d.logins(), 1)
+	d.requireLogins(t, 1)
 
 	b.DialTimeout, b.Dialing, b.Warm, b.Health = 7*time.Second, Dialing{Handshakes: 3}, 1, Health{Interval: time.Hour}
 	changes, err = s.Apply([]Backend{b}, routesOf(b, target), PoolConfig{Connections: 5})
 	require.NoError(t, err)
 	require.Equal(t, Changes{BackendsAdjusted: []string{"bastion"}, Pool: true}, changes)
 	pingPong(t, dial(t, s, "a"))
-	require.Len(t, d.logins(), 1, "these settings leave connections alone")
-	require.Eventually(t, func() bool { h, ok := healthOf(s); return ok && h.Up }, 5*time.Second, time.Millisecond)
+	d.requireLogins(t, 1, "these settings leave connections alone")
+	require.Eventually(t, func() bool { h, ok := healthOf(s); return ok && h.Up }, patience, time.Millisecond)
 }
 
 func TestReplacedBackendFinishesItsStreamsOnOldConnections(t *testing.T) {
@@ -69,13 +69,13 @@ func TestReplacedBackendFinishesItsStreamsOnOldConnections(t *testing.T) {
 	old := dial(t, s, "a")
 	idle := dial(t, s, "b")
 	require.NoError(t, idle.Close())
-	require.Eventually(t, func() bool { return countChannels(s) == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return countChannels(s) == 1 }, patience, time.Millisecond)
 
 	next := second.backend(t)
 	changes, err := s.Apply([]Backend{next}, routesOf(next, target), PoolConfig{})
 	require.NoError(t, err)
 	require.Equal(t, Changes{BackendsReplaced: []string{"bastion"}, RoutesMoved: []string{"db", "direct"}}, changes)
-	require.Eventually(t, func() bool { return strings.Contains(log.String(), "reason=reconfigured") }, 5*time.Second, time.Millisecond, "the idle one ends at once")
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "reason=reconfigured") }, patience, time.Millisecond, "the idle one ends at once")
 
 	fresh := dial(t, s, "a")
 	require.Equal(t, second.addr, fresh.RemoteAddr().String())
@@ -87,12 +87,12 @@ func TestReplacedBackendFinishesItsStreamsOnOldConnections(t *testing.T) {
 	require.Eventually(t, func() bool {
 		p := pool1(s)
 		return len(p.Connections) == 1 && !p.Connections[0].Retired
-	}, 5*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	require.Eventually(t, func() bool {
 		text := metricsOf(t, tel)
 		return strings.Contains(text, `fairlead_gateway_backend_ssh_connections_ended_total{backend="bastion",reason="reconfigured"} 2`) &&
 			strings.Contains(text, `fairlead_gateway_backend_ssh_connections_retired{backend="bastion"} 0`)
-	}, 5*time.Second, time.Millisecond, "metrics go on")
+	}, patience, time.Millisecond, "metrics go on")
 	pingPong(t, fresh)
 }
 
@@ -125,7 +125,7 @@ func TestEachSettingOfALoginReplacesConnections(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, Changes{BackendsReplaced: []string{"bastion"}}, changes, i)
 		dial(t, s, "a")
-		require.Len(t, d.logins(), logins+1)
+		d.requireLogins(t, logins+1)
 	}
 }
 
@@ -153,7 +153,7 @@ func TestRemovedBackendDisappearsAndItsStreamsEndThemselves(t *testing.T) {
 	require.False(t, ok)
 	pingPong(t, c)
 	require.NoError(t, c.Close())
-	require.Eventually(t, func() bool { return strings.Contains(log.String(), "reason=removed") && len(s.Stats()) == 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "reason=removed") && len(s.Stats()) == 0 }, patience, time.Millisecond)
 	require.NotContains(t, metricsOf(t, tel), `backend="bastion"`)
 
 	_, err = s.Apply([]Backend{b}, routesOf(b, target), PoolConfig{})
@@ -184,7 +184,7 @@ func TestApplyIsWholeOrNotAtAll(t *testing.T) {
 	require.Len(t, s.Backends(), 1)
 	pingPong(t, c)
 	pingPong(t, dial(t, s, "a"))
-	require.Len(t, d.logins(), 1)
+	d.requireLogins(t, 1)
 	require.NoError(t, s.Close(t.Context()))
 	_, err = s.Apply([]Backend{b}, routesOf(b, target), PoolConfig{})
 	require.ErrorIs(t, err, errs.ShuttingDown)
@@ -219,7 +219,7 @@ func TestWhoWaitsDuringAReloadUsesTheNewSettings(t *testing.T) {
 	close(release) // the late login is let go of
 	require.Eventually(t, func() bool {
 		return len(first.logins()) == 1 && len(pool1(s).Connections) == 1 && pool1(s).Dialing == 0
-	}, 5*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	require.Equal(t, second.addr, c.RemoteAddr().String())
 }
 

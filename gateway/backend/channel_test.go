@@ -106,7 +106,7 @@ func TestTargetRefusedSaysWhy(t *testing.T) {
 	require.ErrorIs(t, err, errs.TargetRefused)
 	require.ErrorContains(t, err, "Connection refused")
 	require.ErrorContains(t, err, "phase: channel, server: SSH-2.0-OpenSSH_")
-	require.Eventually(t, func() bool { return pool1(s).Channels == 0 }, 5*time.Second, time.Millisecond, "the slot is free again")
+	require.Eventually(t, func() bool { return pool1(s).Channels == 0 }, patience, time.Millisecond, "the slot is free again")
 	require.Len(t, pool1(s).Connections, 1, "the connection is kept")
 
 	d = startSSHD(t, "PermitOpen none")
@@ -140,7 +140,7 @@ func TestLateChannelIsClosedAndItsSlotGivenBack(t *testing.T) {
 	require.Equal(t, 1, pool1(s).Channels, "the backend may still open it")
 	close(release)
 	<-closed
-	require.Eventually(t, func() bool { return pool1(s).Channels == 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return pool1(s).Channels == 0 }, patience, time.Millisecond)
 }
 
 // The end of the connection ends all channels, which must not look like the end of their streams.
@@ -232,7 +232,7 @@ func TestDialErrors(t *testing.T) {
 	for _, route := range []string{"db", "direct"} {
 		go func() { _, err := s.Dial(ctx, Caller{Tenant: "a"}, route); done <- err }()
 	}
-	require.Eventually(t, func() bool { return entered.Load() == 2 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return entered.Load() == 2 }, patience, time.Millisecond)
 	cancel()
 	require.ErrorIs(t, <-done, errs.Canceled)
 	require.ErrorIs(t, <-done, errs.Canceled)

@@ -318,7 +318,7 @@ func waitFor(t *testing.T, s *Set, n int) (results chan error) {
 			results <- err
 		}()
 	}
-	require.Eventually(t, func() bool { return s.waitingFor("dial") == before+n }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.waitingFor("dial") == before+n }, patience, time.Millisecond)
 	return results
 }
 
@@ -331,7 +331,7 @@ func fill(t *testing.T, s *Set, h *held, n int) (results chan error) {
 			results <- err
 		}()
 	}
-	require.Eventually(t, func() bool { return h.begun.Load() == int32(n) }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return h.begun.Load() == int32(n) }, patience, time.Millisecond)
 	return results
 }
 
@@ -351,7 +351,7 @@ func TestWhoWaitsWhenTheCircuitOpensIsRefusedAtOnce(t *testing.T) {
 			for n := range int32(5) { // each makes room for one who waits
 				h.outcome <- errors.New("connection refused")
 				if n < 4 {
-					require.Eventually(t, func() bool { return h.begun.Load() == 6+n+1 }, 5*time.Second, time.Millisecond)
+					require.Eventually(t, func() bool { return h.begun.Load() == 6+n+1 }, patience, time.Millisecond)
 				}
 			}
 			still = 16
@@ -400,12 +400,12 @@ func TestTheProbeDoesNotWait(t *testing.T) {
 	})
 	done := make(chan error, 1)
 	go func() { _, err := s.Dial(context.Background(), Caller{Tenant: "a"}, "direct"); done <- err }()
-	require.Eventually(t, func() bool { return h.begun.Load() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return h.begun.Load() == 1 }, patience, time.Millisecond)
 	h.outcome <- errors.New("connection refused")
 	_, err = s.Dial(t.Context(), Caller{Tenant: "b"}, "db")
 	require.ErrorIs(t, err, errs.BackendUnreachable)
 	require.NotEqual(t, breaker.Closed, br.State("bastion"))
-	require.Eventually(t, func() bool { return br.State("bastion") == breaker.HalfOpen }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return br.State("bastion") == breaker.HalfOpen }, patience, time.Millisecond)
 	h.outcome <- nil
 	c, err := s.Dial(t.Context(), Caller{Tenant: "c"}, "direct")
 	require.NoError(t, err)

@@ -395,7 +395,7 @@ func TestBreakerGuardsDialsButNotOpenConnections(t *testing.T) {
 	mu.Lock()
 	down = false
 	mu.Unlock()
-	require.Eventually(t, func() bool { return br.State("bastion") == breaker.HalfOpen }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return br.State("bastion") == breaker.HalfOpen }, patience, time.Millisecond)
 	pingPong(t, dial(t, s, "new"))
 	require.Equal(t, breaker.Closed, br.State("bastion"))
 	require.EqualValues(t, 5, set.GetOrCreateCounter(`fairlead_gateway_backend_errors_total{backend="bastion",code="FL-S402"}`).Get())

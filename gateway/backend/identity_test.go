@@ -364,7 +364,7 @@ func TestConnectionsOfATenantAreBoundedAlthoughCertificatesDiffer(t *testing.T) 
 		}
 		waiting <- err
 	}()
-	require.Eventually(t, func() bool { return countWaiting(s) == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return countWaiting(s) == 1 }, patience, time.Millisecond)
 	require.NoError(t, second.Close()) // idle now: it makes room for who waits
 	require.NoError(t, <-waiting)
 	require.Contains(t, log.String(), "reason=evicted")
@@ -378,7 +378,7 @@ func TestConnectionsOfATenantAreBoundedAlthoughCertificatesDiffer(t *testing.T) 
 	require.Equal(t, 2, total)
 	require.Eventually(t, func() bool {
 		return set.GetOrCreateCounter(`fairlead_gateway_backend_ssh_connections_ended_total{backend="bastion",reason="evicted"}`).Get() == 1
-	}, 5*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 }
 
 func countWaiting(s *Set) int {

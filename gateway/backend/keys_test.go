@@ -27,7 +27,7 @@ func TestReplacedKeyIsUsedForTheNextLogin(t *testing.T) {
 	pingPong(t, dial(t, s, "b"))
 	require.Contains(t, d.log.String(), ssh.FingerprintSHA256(signerOf(t, next).PublicKey()))
 	pingPong(t, dial(t, s, "a"))
-	require.Len(t, d.logins(), 2, "a connection that was logged in stays")
+	d.requireLogins(t, 2, "a connection that was logged in stays")
 }
 
 func errorOf(t *testing.T, s *Set, tenant string) error {
@@ -99,7 +99,7 @@ func TestFurtherKeysAreTriedInOrder(t *testing.T) {
 	writeKey(t, dir+"/second", newKey(t))
 	s, _ := newSet(t, b, echo(t))
 	pingPong(t, dial(t, s, "a"))
-	require.Len(t, d.logins(), 1)
+	d.requireLogins(t, 1)
 
 	b.MoreKeyFiles = []string{known, known, known, known, known}
 	_, err := New(Config{Backends: []Backend{b}, Routes: []Route{{Name: "db", Backend: b.Name, Mode: Forward, Target: "x:1"}}})

@@ -176,7 +176,7 @@ func (l *link) checkIdle() time.Duration {
 		return rest
 	}
 	if kept := l.pool.sparedLocked(now); kept > 0 {
-		return kept
+		return min(kept, idle) // others may become idle meanwhile, and then there is one too many
 	}
 	l.endLocked(reasonIdle)
 	return idle

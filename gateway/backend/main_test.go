@@ -59,6 +59,9 @@ func writeKey(t *testing.T, file string, key any) {
 	require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(block), 0o600))
 }
 
+// patience is for conditions that must come true: far longer than it takes, since machines that run tests are busy.
+const patience = 30 * time.Second
+
 // daemon is a real sshd.
 type daemon struct {
 	addr, dir string
@@ -88,7 +91,12 @@ func startSSHD(t *testing.T, extra ...string) *daemon {
 		}
 	}
 	require.NotEmpty(t, d.addr, "sshd did not start: %s", d.log)
-	t.Cleanup(d.stop)
+	t.Cleanup(func() {
+		d.stop()
+		if t.Failed() {
+			t.Logf("log of sshd at %s:\n%s", d.addr, d.log)
+		}
+	})
 	d.known = filepath.Join(d.dir, "known_hosts")
 	require.NoError(t, os.WriteFile(d.known, []byte(knownhosts.Line([]string{d.addr}, d.hostKey)+"\n"), 0o600))
 	return d
@@ -142,6 +150,13 @@ func (d *daemon) logins() []string {
 		ports = append(ports, "127.0.0.1:"+m[1])
 	}
 	return ports
+}
+
+// requireLogins compares the number of logins so far. sshd tells of one in its log some time after the client knows.
+func (d *daemon) requireLogins(t *testing.T, n int, about ...any) {
+	t.Helper()
+	require.Eventually(t, func() bool { return len(d.logins()) >= n }, patience, time.Millisecond, about...)
+	require.Len(t, d.logins(), n, about...)
 }
 
 // backend is the configuration that leads to the daemon.

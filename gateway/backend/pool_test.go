@@ -34,9 +34,9 @@ func TestTenChannelsShareAConnectionThenAnother(t *testing.T) {
 	for range 10 {
 		conns = append(conns, dial(t, s, "a"))
 	}
-	require.Len(t, d.logins(), 1, "ten channels fit one connection")
+	d.requireLogins(t, 1, "ten channels fit one connection")
 	conns = append(conns, dial(t, s, "a"))
-	require.Len(t, d.logins(), 2, "the eleventh opens another")
+	d.requireLogins(t, 2, "the eleventh opens another")
 	p := pool1(s)
 	require.Len(t, p.Connections, 2)
 	assert.Equal(t, []int{10, 1}, []int{p.Connections[0].Channels, p.Connections[1].Channels})
@@ -53,7 +53,7 @@ func TestTenChannelsShareAConnectionThenAnother(t *testing.T) {
 	for _, c := range conns {
 		require.NoError(t, c.Close())
 	}
-	require.Eventually(t, func() bool { return pool1(s).Channels == 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return pool1(s).Channels == 0 }, patience, time.Millisecond)
 }
 
 // Verifies: R7.6
@@ -71,7 +71,7 @@ func TestFirstUsersShareOneDial(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	require.Len(t, d.logins(), 1)
+	d.requireLogins(t, 1)
 }
 
 func TestCanceledFirstUserLeavesTheDialToTheOthers(t *testing.T) {
@@ -92,7 +92,7 @@ func TestCanceledFirstUserLeavesTheDialToTheOthers(t *testing.T) {
 	go func() { _, err := s.Dial(ctx, Caller{Tenant: "a"}, "db"); first <- err }()
 	<-entered
 	go func() { _, err := s.Dial(context.Background(), Caller{Tenant: "a"}, "db"); second <- err }()
-	require.Eventually(t, func() bool { return pool1(s).Waiting == 2 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return pool1(s).Waiting == 2 }, patience, time.Millisecond)
 	cancel()
 	require.ErrorIs(t, <-first, errs.Canceled)
 	close(release)
@@ -130,9 +130,8 @@ func TestTenantsNeverShareAConnection(t *testing.T) {
 			owner[a] = tenant
 		}
 	}
-	logins := d.logins()
-	require.Len(t, logins, 8)
-	for _, a := range logins { // sshd saw the same connections
+	d.requireLogins(t, 8)
+	for _, a := range d.logins() { // sshd saw the same connections
 		assert.Contains(t, owner, a)
 	}
 }
@@ -164,7 +163,7 @@ func TestFullPoolWaitsInOrderAndThenSaysSo(t *testing.T) {
 				assert.NoError(t, c.Close())
 			}
 		}()
-		require.Eventually(t, func() bool { return pool1(s).Waiting == i+1 }, 5*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return pool1(s).Waiting == i+1 }, patience, time.Millisecond)
 	}
 	require.NoError(t, conns[0].Close())
 	require.Equal(t, 0, <-order)
@@ -179,7 +178,7 @@ func TestCanceledWaiterIsForgotten(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { _, err := s.Dial(ctx, Caller{Tenant: "a"}, "db"); done <- err }()
-	require.Eventually(t, func() bool { return pool1(s).Waiting == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return pool1(s).Waiting == 1 }, patience, time.Millisecond)
 	cancel()
 	require.ErrorIs(t, <-done, errs.Canceled)
 	require.Zero(t, pool1(s).Waiting)
@@ -241,9 +240,9 @@ func TestKeepaliveReplacesADeadConnection(t *testing.T) {
 	require.ErrorIs(t, err, errs.BackendBroken, "a dead connection is not an end of the stream")
 	_, err = c.Write([]byte("x"))
 	require.ErrorIs(t, err, errs.BackendBroken)
-	require.Eventually(t, func() bool { return len(s.Stats()) == 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.Stats()) == 0 }, patience, time.Millisecond)
 	pingPong(t, dial(t, s, "a"))
-	require.Len(t, d.logins(), 2)
+	d.requireLogins(t, 2)
 	require.Contains(t, log.String(), "keepalive_unanswered")
 	require.EqualValues(t, 1, set.GetOrCreateCounter(`fairlead_gateway_backend_ssh_connections_dead_total{backend="bastion"}`).Get())
 }
@@ -255,9 +254,9 @@ func TestKeepalivesAreAnsweredBySSHD(t *testing.T) {
 		c.Pool = PoolConfig{Keepalive: 10 * time.Millisecond, KeepaliveTimeout: 5 * time.Second}
 	})
 	c := dial(t, s, "a")
-	require.Eventually(t, func() bool { return strings.Count(d.log.String(), "keepalive@openssh.com") >= 5 }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Count(d.log.String(), "keepalive@openssh.com") >= 5 }, patience, 5*time.Millisecond)
 	pingPong(t, c)
-	require.Len(t, d.logins(), 1)
+	d.requireLogins(t, 1)
 }
 
 func TestKilledServerIsReplacedAtOnce(t *testing.T) {
@@ -284,10 +283,10 @@ func TestIdleConnectionIsClosed(t *testing.T) {
 	c := dial(t, s, "a")
 	pingPong(t, c)
 	require.NoError(t, c.Close())
-	require.Eventually(t, func() bool { return len(s.Stats()) == 0 }, 5*time.Second, time.Millisecond)
-	require.Eventually(t, func() bool { return strings.Contains(log.String(), "reason=idle") }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.Stats()) == 0 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "reason=idle") }, patience, time.Millisecond)
 	pingPong(t, dial(t, s, "a"))
-	require.Len(t, d.logins(), 2)
+	d.requireLogins(t, 2)
 }
 
 func TestOldConnectionGivesNoNewChannelsAndEndsWithItsLast(t *testing.T) {
@@ -297,13 +296,13 @@ func TestOldConnectionGivesNoNewChannelsAndEndsWithItsLast(t *testing.T) {
 	require.Eventually(t, func() bool {
 		p := pool1(s)
 		return len(p.Connections) == 1 && p.Connections[0].Retired
-	}, 5*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	fresh := dial(t, s, "a")
 	require.NotEqual(t, old.LocalAddr().String(), fresh.LocalAddr().String())
 	pingPong(t, old)
 	pingPong(t, fresh)
 	require.NoError(t, old.Close())
-	require.Eventually(t, func() bool { return strings.Contains(log.String(), "reason=max_age") }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "reason=max_age") }, patience, time.Millisecond)
 	pingPong(t, fresh)
 }
 
@@ -324,7 +323,7 @@ func TestCloseEndsConnectionsAndRefusesDials(t *testing.T) {
 	// The server saw the channel closed and an orderly end, not a reset.
 	require.Eventually(t, func() bool {
 		return strings.Contains(d.log.String(), "channel 0: free") && strings.Contains(d.log.String(), "Received disconnect from")
-	}, 5*time.Second, 5*time.Millisecond)
+	}, patience, 5*time.Millisecond)
 }
 
 func TestCloseCutsWhatDoesNotEndInTime(t *testing.T) {
@@ -335,7 +334,7 @@ func TestCloseCutsWhatDoesNotEndInTime(t *testing.T) {
 	})
 	done := make(chan error, 1)
 	go func() { _, err := s.Dial(context.Background(), Caller{Tenant: "a"}, "db"); done <- err }()
-	require.Eventually(t, func() bool { return pool1(s).Dialing == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return pool1(s).Dialing == 1 }, patience, time.Millisecond)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	closed := make(chan error, 1)

@@ -307,7 +307,7 @@ func TestHandshakesAreBoundedAndFair(t *testing.T) {
 			}
 		})
 	}
-	require.Eventually(t, func() bool { return s.waitingFor("handshake") == 18 && now.Load() == 2 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.waitingFor("handshake") == 18 && now.Load() == 2 }, patience, time.Millisecond)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	_, err := s.Dial(ctx, Caller{Tenant: "late"}, "db")
@@ -330,7 +330,7 @@ func TestThePoolsQueueIsBounded(t *testing.T) {
 	for range 3 {
 		wg.Go(func() { _, err := s.Dial(ctx, Caller{Tenant: "a"}, "db"); assert.ErrorIs(t, err, errs.Canceled) })
 	}
-	require.Eventually(t, func() bool { return pool1(s).Waiting == 3 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return pool1(s).Waiting == 3 }, patience, time.Millisecond)
 	_, err := s.Dial(ctx, Caller{Tenant: "a"}, "db")
 	require.ErrorIs(t, err, errs.DialQueueFull)
 	require.Equal(t, &errs.Quota{Limit: 3}, errs.From(err).Quota)

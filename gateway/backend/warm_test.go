@@ -43,22 +43,25 @@ func TestConnectionsAreKeptReadyForTenantsThatUseThem(t *testing.T) {
 	require.Empty(t, d.logins())
 
 	c := dial(t, s, "a")
-	require.Eventually(t, func() bool { return warmGauge(set) == 2 }, 5*time.Second, time.Millisecond, "two besides the one that is full")
-	require.Len(t, d.logins(), 3)
+	require.Eventually(t, func() bool { return warmGauge(set) == 2 }, patience, time.Millisecond, "two besides the one that is full")
+	d.requireLogins(t, 3)
 	pingPong(t, c)
 	second := dial(t, s, "a")
 	require.Len(t, pool1(s).Connections, 3, "connections bound warmth too")
-	require.Len(t, d.logins(), 3, "the second stream found one ready")
+	d.requireLogins(t, 3, "the second stream found one ready")
 	require.NoError(t, c.Close())
+	closed := time.Now()
+	require.Eventually(t, func() bool { return time.Since(closed) > 100*time.Millisecond }, patience, time.Millisecond,
+		"those who are idle have looked whether they are needed, and are")
 	require.NoError(t, second.Close())
 
-	require.Eventually(t, func() bool { return len(pool1(s).Connections) == 2 }, 5*time.Second, time.Millisecond, "the third becomes idle")
+	require.Eventually(t, func() bool { return len(pool1(s).Connections) == 2 }, patience, time.Millisecond, "the third becomes idle")
 	mu.Lock()
 	for _, conn := range raw {
 		_ = conn.Close()
 	}
 	mu.Unlock()
-	require.Eventually(t, func() bool { return len(d.logins()) == 5 && warmGauge(set) == 2 }, 5*time.Second, time.Millisecond, "dead ones are replaced")
+	require.Eventually(t, func() bool { return len(d.logins()) == 5 && warmGauge(set) == 2 }, patience, time.Millisecond, "dead ones are replaced")
 	require.EqualValues(t, 4, set.GetOrCreateCounter(`fairlead_gateway_backend_warm_dials_total{backend="bastion"}`).Get())
 	require.Contains(t, log.String(), "reason=idle")
 	for _, p := range s.Stats() {
@@ -74,10 +77,10 @@ func TestWarmthEndsWithUse(t *testing.T) {
 		c.Pool = PoolConfig{ChannelsPerConnection: 1, Idle: time.Millisecond, WarmFor: 300 * time.Millisecond}
 	})
 	c := dial(t, s, "a")
-	require.Eventually(t, func() bool { return len(pool1(s).Connections) == 2 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(pool1(s).Connections) == 2 }, patience, time.Millisecond)
 	require.NoError(t, c.Close())
-	require.Eventually(t, func() bool { return len(s.Stats()) == 0 }, 5*time.Second, time.Millisecond)
-	require.Len(t, d.logins(), 2)
+	require.Eventually(t, func() bool { return len(s.Stats()) == 0 }, patience, time.Millisecond)
+	d.requireLogins(t, 2)
 }
 
 func TestRetiredConnectionIsReplacedByAWarmOne(t *testing.T) {
@@ -89,7 +92,7 @@ func TestRetiredConnectionIsReplacedByAWarmOne(t *testing.T) {
 	require.Eventually(t, func() bool {
 		p := pool1(s)
 		return len(p.Connections) == 2 && p.Connections[0].Retired && p.Connections[0].Reason == "max_age"
-	}, 5*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	pingPong(t, c)
 }
 
@@ -108,14 +111,14 @@ func TestWarmthIsPatientWithABackendThatFails(t *testing.T) {
 
 	require.NoError(t, os.WriteFile(b.KeyFile, good, 0o600))
 	first := dial(t, s, "a")
-	require.Eventually(t, func() bool { return warmGauge(set) == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return warmGauge(set) == 1 }, patience, time.Millisecond)
 	writeKey(t, b.KeyFile, newKey(t))
 	second := dial(t, s, "a") // takes the warm one
 	failures := set.GetOrCreateCounter(`fairlead_gateway_backend_login_failures_total{backend="bastion",phase="login"}`)
-	require.Eventually(t, func() bool { return failures.Get() == 2 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return failures.Get() == 2 }, patience, time.Millisecond)
 	for range 20 { // streams come and go, and with each the missing connection is noticed
 		require.NoError(t, second.Close())
-		require.Eventually(t, func() bool { return pool1(s).Channels == 1 }, 5*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return pool1(s).Channels == 1 }, patience, time.Millisecond)
 		second = dial(t, s, "a")
 	}
 	assert.LessOrEqual(t, failures.Get(), uint64(5), "it waits between attempts")
