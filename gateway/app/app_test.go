@@ -124,6 +124,7 @@ func TestAGateway(t *testing.T) {
 	a, stop := s.run()
 	c, err := s.dial(a)
 	require.NoError(t, err)
+	defer c.Abort() // what nobody holds is closed by the garbage collector
 	far, err := s.back.Accept()
 	require.NoError(t, err)
 	_, err = far.Write([]byte("SSH-2.0-test\r\n"))
