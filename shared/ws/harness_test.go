@@ -100,6 +100,7 @@ func serve(t testing.TB, secure bool, handle func(*ws.Conn)) *upgradeServer {
 		_ = srv.Serve(l)
 	}()
 	t.Cleanup(func() {
+		_ = tcp.Close() // Shutdown knows it only once Serve has begun
 		_ = srv.Shutdown()
 		<-done
 		running.wait()

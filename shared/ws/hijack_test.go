@@ -30,6 +30,7 @@ func hijacking(t *testing.T, handler fasthttp.RequestHandler) (addr string) {
 		_ = srv.Serve(&ws.Listener{Listener: tcp})
 	}()
 	t.Cleanup(func() {
+		_ = tcp.Close() // Shutdown knows it only once Serve has begun
 		_ = srv.Shutdown()
 		<-done
 	})

@@ -64,6 +64,7 @@ func newGateway(t *testing.T) (url string) {
 	}}
 	wg.Go(func() { _ = srv.Serve(&ws.Listener{Listener: l}) })
 	t.Cleanup(func() {
+		_ = l.Close() // Shutdown knows it only once Serve has begun
 		_ = srv.Shutdown()
 		_ = l.Close() // Serve may not have begun, and then Shutdown knows of no listener
 		wg.Wait()

@@ -46,7 +46,8 @@ func New(tb testbed.TB, tunnel func(path string) link.Config) *Server {
 		_ = s.http.Serve(&ws.Listener{Listener: l}) // ends with the listener
 	}()
 	tb.Cleanup(func() {
-		_ = s.http.Shutdown() // nothing but its listener can fail to close
+		_ = l.Close() // Shutdown knows it only once Serve has begun
+		_ = s.http.Shutdown()
 		<-s.served
 		s.tunnels.Wait()
 	})
