@@ -270,7 +270,8 @@ func (c *circuit) settleLocked(err error, o outcome, a admission) (changed bool)
 	case o == success:
 		c.consecutive = 0
 	case o == failure:
-		if c.consecutive++; c.consecutive >= c.failures && c.tripLocked() {
+		if c.consecutive++; c.consecutive >= c.failures {
+			c.tripLocked()
 			return c.changedLocked(Closed, Open, ReasonFailures, "")
 		}
 	}

@@ -1,6 +1,7 @@
 package breaker
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/afex/hystrix-go/hystrix"
@@ -35,27 +36,11 @@ func (c *circuit) settings(opening bool) {
 	})
 }
 
-// tripLocked opens the circuit: it reports one failure while the settings make any failure open it. hystrix counts on a
-// goroutine of its own, hence the waiting, which takes some microseconds. false: it did not open, and the next failure
-// tries again.
-func (c *circuit) tripLocked() bool {
-	h, _, err := hystrix.GetCircuit(c.name)
-	if err != nil {
-		c.log.Error("the circuit cannot be opened", logging.FieldError, err.Error())
-		return false
-	}
-	c.settings(true)
-	defer c.settings(false)
-	if err := h.ReportEvent([]string{"failure"}, time.Now(), 0); err != nil {
-		c.log.Error("the circuit cannot be opened", logging.FieldError, err.Error())
-		return false
-	}
-	// IsOpen is also what opens it, once it sees the failure.
-	for deadline := time.Now().Add(tripWithin); !h.IsOpen(); time.Sleep(tripPoll) {
-		if time.Now().After(deadline) {
-			c.log.Error("the circuit did not open; the next failure tries again")
-			return false
-		}
+// tripLocked opens the circuit. While it is open this package refuses calls by itself, and asks hystrix only who may be the
+// probe; so it is open also if hystrix has not followed, which then lets the first one that asks be the probe.
+func (c *circuit) tripLocked() {
+	if err := c.tripHystrixLocked(); err != nil {
+		c.log.Error("the breaker opens without hystrix", logging.FieldError, err.Error())
 	}
 	c.open, c.again, c.since = true, false, time.Now()
 	c.openedAt = c.since
@@ -63,7 +48,27 @@ func (c *circuit) tripLocked() bool {
 	c.counts.Opened++
 	c.log.Warn("the backend failed repeatedly and is left alone", logging.FieldState, string(Open), logging.FieldAttempt, c.consecutive,
 		logging.FieldCode, c.lastFailure.Code.String(), logging.FieldDelayMS, c.retryAfter.Milliseconds())
-	return true
+}
+
+// tripHystrixLocked opens hystrix's circuit: it reports one failure while the settings make any failure open it. hystrix
+// counts on a goroutine of its own, hence the waiting, which takes some microseconds.
+func (c *circuit) tripHystrixLocked() error {
+	h, _, err := hystrix.GetCircuit(c.name)
+	if err != nil {
+		return err
+	}
+	c.settings(true)
+	defer c.settings(false)
+	if err := h.ReportEvent([]string{"failure"}, time.Now(), 0); err != nil {
+		return err
+	}
+	// IsOpen is also what opens it, once it sees the failure.
+	for deadline := time.Now().Add(tripWithin); !h.IsOpen(); time.Sleep(tripPoll) {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("it has not opened its circuit after %s", tripWithin)
+		}
+	}
+	return nil
 }
 
 // closeLocked closes the circuit, at once also for hystrix.
