@@ -32,17 +32,20 @@ func (p *Pool) Open(req link.OpenRequest) (*link.Stream, error) {
 func (p *Pool) pick(prio link.Priority) (best *slot, tunnel *link.Tunnel) {
 	var bestScore float64
 	streams := 0
-	for i, s := range p.list() {
-		t := s.usable()
-		if t == nil {
-			continue
+	p.settledLook(func(slots []*slot) bool {
+		for i, s := range slots {
+			t := s.usable()
+			if t == nil {
+				continue
+			}
+			n := t.Stats().Streams
+			streams += n
+			if score := s.score(prio, i, n); best == nil || score < bestScore {
+				best, tunnel, bestScore = s, t, score
+			}
 		}
-		n := t.Stats().Streams
-		streams += n
-		if score := s.score(prio, i, n); best == nil || score < bestScore {
-			best, tunnel, bestScore = s, t, score
-		}
-	}
+		return best != nil
+	})
 	if streams == 0 || streams%streamsPerTunnel == streamsPerTunnel-1 {
 		p.nudge() // the pool may have to grow
 	}

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"slices"
 	"time"
 
 	"fairlead/shared/errs"
@@ -119,12 +120,24 @@ func (p *Pool) streams() (n int) {
 
 // Ready says whether a connection would be carried now.
 func (p *Pool) Ready() bool {
-	for _, s := range p.list() {
-		if s.usable() != nil {
+	return p.settledLook(func(slots []*slot) bool {
+		return slices.ContainsFunc(slots, func(s *slot) bool { return s.usable() != nil })
+	})
+}
+
+// settledLook lets look search the slots. When it finds nothing while slots were added it looks again: a tunnel is retired
+// only after the one that takes its place works, but that may be younger than the list.
+func (p *Pool) settledLook(look func([]*slot) bool) bool {
+	for slots := p.list(); ; {
+		if look(slots) {
 			return true
 		}
+		now := p.list()
+		if slices.Equal(slots, now) {
+			return false
+		}
+		slots = now
 	}
-	return false
 }
 
 // Usable returns nil when a connection would be carried now, and else why not: NoTunnel, or GaveUp when it would be of no use
