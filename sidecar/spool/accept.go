@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"fairlead/shared/errs"
+	"fairlead/shared/lifecycle"
 	"fairlead/shared/logging"
 )
 
@@ -41,7 +42,7 @@ func (s *Spool) Accept(ctx context.Context, c net.Conn, from Origin) (Receipt, e
 	stop := context.AfterFunc(ctx, src.interrupt)
 	defer stop()
 	w := &writer{s: s, e: e}
-	err = s.receive(ctx, w, src)
+	err = lifecycle.Guard(s.log, "receiving", func() error { return s.receive(ctx, w, src) })
 	if err == nil {
 		err = src.end()
 	} else {

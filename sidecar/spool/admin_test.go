@@ -54,14 +54,12 @@ func (r *rig) damage(id ID, at string) {
 func TestQuarantine(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Segment = 64 << 10 })
 	s := r.dial(origin)
-	for _, part := range []string{"first\n", "second\n"} {
-		_, err := io.WriteString(s, part)
-		require.NoError(t, err)
-		r.eventually("it is kept", func() bool {
-			l := r.List()
-			return len(l) > 0 && l[0].Bytes > 0 && r.Spool.find(l[0].ID).end%6 == 0 || part == "second\n"
-		})
-	}
+	_, err := io.WriteString(s, "first\n")
+	require.NoError(t, err)
+	r.kept(6)
+	_, err = io.WriteString(s, "second\n")
+	require.NoError(t, err)
+	r.kept(13)
 	require.NoError(t, s.finish())
 	require.NoError(t, <-s.done)
 	bad := r.List()[0].ID

@@ -24,16 +24,7 @@ func stored(t testing.TB, change func(*Config), clean bool, parts ...[]byte) (cf
 		_, err := s.Write(p)
 		require.NoError(t, err)
 		sum += uint64(len(p))
-		r.eventually("it is kept", func() bool {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			for _, e := range r.byID {
-				if e.end == sum {
-					return true
-				}
-			}
-			return false
-		})
+		r.kept(sum)
 	}
 	if clean {
 		require.NoError(t, s.finish())
@@ -71,11 +62,18 @@ func reopened(t testing.TB, cfg Config, id ID) (data []byte, it Item, end string
 	return data, it, r.end, err
 }
 
-// copyTo makes a copy of a spool's directory with one file changed.
+// copyTo makes a copy of a spool's directory with one file changed. Each call makes the last one's copy anew.
 func copyTo(t testing.TB, cfg Config, file string, content []byte) Config {
 	t.Helper()
-	dir, err := os.MkdirTemp(t.TempDir(), "spool")
-	require.NoError(t, err)
+	dir := cfg.Dir + "-changed"
+	for _, pattern := range []string{"*.*", quarantineDir + "/*.*"} {
+		old, err := filepath.Glob(filepath.Join(dir, pattern))
+		require.NoError(t, err)
+		for _, name := range old {
+			require.NoError(t, os.Remove(name))
+		}
+	}
+	require.NoError(t, os.MkdirAll(dir, 0o700))
 	names, err := filepath.Glob(filepath.Join(cfg.Dir, "*.*"))
 	require.NoError(t, err)
 	for _, name := range names {

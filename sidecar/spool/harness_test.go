@@ -69,7 +69,6 @@ type arrival struct {
 	mu     sync.Mutex
 	data   []byte
 	done   bool // ended in order
-	err    error
 }
 
 func (a *arrival) bytes() []byte {
@@ -421,4 +420,19 @@ func (r *rig) files() []string {
 
 func contextWithTimeout(t testing.TB, d time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(t.Context(), d)
+}
+
+// kept waits until n bytes of some connection are on disk.
+func (r *rig) kept(n uint64) {
+	r.t.Helper()
+	r.eventually("it is kept", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for _, e := range r.byID {
+			if e.end == n {
+				return true
+			}
+		}
+		return false
+	})
 }

@@ -296,7 +296,7 @@ func (s *Spool) retire(e *entry, why error) (dir string, ok bool) {
 		e.stream.Reset(why)
 		e.stream = nil
 	}
-	if e.cut != nil {
+	if e.cut != nil && why != nil { // one that is delivered before its end is acknowledged still gets that
 		e.cut(why)
 	}
 	s.changed()

@@ -152,7 +152,6 @@ type Spool struct {
 	nextOpen   time.Time
 	lastID     ID
 	closed     bool
-	draining   bool
 	err        error         // of the last delivery or disk operation that failed; nil after one that went well
 	empty      chan struct{} // closed and replaced when the spool changes
 	rand       func() float64

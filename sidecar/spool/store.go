@@ -2,6 +2,7 @@ package spool
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -80,10 +81,7 @@ func holder(lock *os.File) string {
 // probe writes the process's id into the lock. A disk that is full is no reason not to start: it may be full of what is
 // to be delivered.
 func (st *store) probe() error {
-	if err := st.lock.Truncate(0); err != nil {
-		return err
-	}
-	_, err := st.lock.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	_, err := st.lock.WriteAt(fmt.Appendf(nil, "%-19d\n", os.Getpid()), 0)
 	if isFull(err) {
 		return nil
 	}
