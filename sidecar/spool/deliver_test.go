@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -399,4 +400,42 @@ func TestDeliveredBeforeItIsAcknowledged(t *testing.T) {
 	require.NoError(t, <-s.done)
 	assert.Empty(t, r.files())
 	assert.Zero(t, r.Status().Bytes)
+}
+
+// A connection that stays open and sends nothing costs a goroutine that waits for the application and one that waits for the
+// stream's end, and no buffer.
+func TestIdleConnectionsAreCheap(t *testing.T) {
+	const many = 200
+	r := newRig(t, nil).start()
+	for range many {
+		_, err := io.WriteString(r.dial(origin), "x")
+		require.NoError(t, err)
+	}
+	r.eventually("all are delivered and idle", func() bool {
+		n := 0
+		for _, it := range r.List() {
+			if it.Delivered == 1 && it.State == "receiving" {
+				n++
+			}
+		}
+		return n == many
+	})
+	buf := make([]byte, 16<<20)
+	stacks := string(buf[:runtime.Stack(buf, true)])
+	spools := 0
+	for _, stack := range strings.Split(stacks, "\n\n") {
+		if strings.Contains(stack, "spool.(*Spool)") {
+			spools++
+		}
+	}
+	assert.LessOrEqual(t, spools, 2*many+10)
+	made := 0
+	for range batchesMost {
+		if b := <-r.batches; b != nil {
+			made++
+		}
+		r.batches <- nil
+	}
+	assert.LessOrEqual(t, made, batchesMost)
+	assert.Positive(t, made)
 }

@@ -248,7 +248,7 @@ func TestADirectoryThatCannotBeUsed(t *testing.T) {
 }
 
 func TestChoicesAreChecked(t *testing.T) {
-	for _, c := range []Config{{Full: "maybe"}, {Fsync: "sometimes"}, {Resume: "here"}, {Size: 1 << 20, Overlap: 1 << 19}} {
+	for _, c := range []Config{{Full: "maybe"}, {Fsync: "sometimes"}, {Resume: "here"}, {Size: 1 << 20, Overlap: 1 << 19}, {Size: 1000}} {
 		c.Dir = t.TempDir()
 		_, err := New(c)
 		assert.ErrorIs(t, err, errs.ConfigInvalid)

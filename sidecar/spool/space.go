@@ -30,7 +30,7 @@ func (s *Spool) reserve(e *entry, most int64) int64 {
 	if free < leastFree || time.Since(s.diskFull) <= diskPause {
 		return 0
 	}
-	n := min(free, most)
+	n := min(most, max(leastFree, free/4)) // something is left for others
 	s.reserved += n
 	e.blocked = false
 	return n
@@ -40,9 +40,12 @@ func (s *Spool) reserve(e *entry, most int64) int64 {
 func (s *Spool) makeRoom(ctx context.Context, e *entry) error {
 	s.mu.Lock()
 	freed := s.freed
-	squeezed := s.squeeze()
+	var squeezed []removal
+	if s.isFull() {
+		squeezed = s.squeeze()
+	}
 	var victim *entry
-	if len(squeezed) == 0 && s.cfg.Full == FullDropOldest {
+	if len(squeezed) == 0 && s.cfg.Full == FullDropOldest && s.isFull() {
 		victim = s.victim(e)
 	}
 	e.blocked = len(squeezed) == 0 && victim == nil
@@ -58,6 +61,11 @@ func (s *Spool) makeRoom(ctx context.Context, e *entry) error {
 	s.waiting.Add(1) // so that what frees space is noticed sooner
 	defer s.waiting.Add(-1)
 	return pause(ctx, freed)
+}
+
+// isFull says whether what is on disk leaves no space: not just what is reserved and may not be used. Called with mu held.
+func (s *Spool) isFull() bool {
+	return s.cfg.Size-s.used < leastFree || time.Since(s.diskFull) <= diskPause
 }
 
 // pause waits until something was removed, or for a while.
@@ -336,7 +344,7 @@ func (s *Spool) full(prio link.Priority) error {
 		return nil
 	case !s.diskFull.IsZero() && time.Since(s.diskFull) < 2*diskPause:
 		return errs.New(errs.SpoolFull, "the disk under %s is full", s.cfg.Dir)
-	case s.cfg.Size-s.used-s.reserved < leastFree && !s.squeezable():
+	case s.cfg.Size-s.used < leastFree && !s.squeezable():
 		return errs.New(errs.SpoolFull, "%d of %d bytes are used", s.used, s.cfg.Size)
 	}
 	return nil

@@ -113,6 +113,8 @@ func (c Config) complete() (Config, error) {
 		return c, errs.New(errs.ConfigInvalid, "spool.fsync: %q; allowed: %s, %s, %s", c.Fsync, FsyncAlways, FsyncInterval, FsyncNever)
 	case !slices.Contains([]string{ResumeOffset, ResumeLine, ResumeStart}, c.Resume):
 		return c, errs.New(errs.ConfigInvalid, "spool.resume: %q; allowed: %s, %s, %s", c.Resume, ResumeOffset, ResumeLine, ResumeStart)
+	case c.Size < sizeLeast:
+		return c, errs.New(errs.ConfigInvalid, "spool.size: %d; allowed: at least %d", c.Size, sizeLeast)
 	case c.Overlap > c.Size/4:
 		return c, errs.New(errs.ConfigInvalid, "spool.overlap: %d; allowed: at most a quarter of spool.size, which is %d", c.Overlap, c.Size)
 	}
@@ -157,6 +159,9 @@ type Spool struct {
 	rand       func() float64
 	running    sync.Mutex // held while Run runs
 }
+
+// sizeLeast is the smallest spool that makes sense: a few segments.
+const sizeLeast = 1 << 20
 
 // leastFree is how much space there must be for a connection to be accepted, or read from.
 const leastFree = 16 << 10
@@ -232,7 +237,7 @@ func (s *Spool) recoverOne(f found) {
 	}
 	e := s.adopt(f, s.cfg.Dir)
 	s.used += e.size()
-	if e.err != nil && errs.CodeOf(e.err) != errs.SpoolKey {
+	if errs.CodeOf(e.err) == errs.SpoolCorrupt {
 		s.setAside(e, e.err)
 		return
 	}
