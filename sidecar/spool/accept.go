@@ -23,7 +23,7 @@ type Receipt struct {
 
 // Accept takes the bytes of c, keeps them, and closes c: in order when it was ended in order and everything is durable, else
 // with a reset. It returns when that is done. The end of ctx cuts the connection; what came until then is kept and delivered.
-// An error says why it was cut or refused.
+// An error says why it was cut or refused. With FsyncInterval an end is acknowledged only while Run runs.
 func (s *Spool) Accept(ctx context.Context, c net.Conn, from Origin) (Receipt, error) {
 	src, err := newSource(c)
 	if err != nil {

@@ -44,9 +44,8 @@ func child(dir string) int {
 		fmt.Println(err)
 		return 1
 	}
-	if c.url != "" {
-		go s.Run(context.Background())
-	}
+	c.lost = c.url == ""
+	go s.Run(context.Background())
 	fmt.Println("listening " + l.Addr().String())
 	for {
 		conn, err := l.Accept()
