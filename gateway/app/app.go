@@ -59,6 +59,7 @@ type App struct {
 	limits      *limit.Limiter
 	pressure    *limit.Pressure  // nil: nothing is shed
 	memory      *link.Budget     // of all tunnels
+	compressor  *link.Compressor // of all tunnels
 	audit       audit.Recorder   // told of every act
 	trail       *audit.Log       // where acts are recorded; nil: nowhere
 	paced       *audit.Paced     // before it; nil like it

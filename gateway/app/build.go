@@ -54,6 +54,9 @@ func (a *App) newLimits() (err error) {
 		}
 	}
 	l := a.config().Limits
+	if a.compressor, err = link.NewCompressor(); err != nil {
+		return err
+	}
 	a.memory = link.NewBudget(processMemory*int64(a.config().Tunnel.Memory), nil)
 	a.limits, err = limit.New(limit.Config{Tiers: limitTiers(a.config().Tiers), Exempt: exemptions(l.Exempt),
 		HandshakesPerMinute: l.HandshakesPerMinute, HandshakeBurst: l.HandshakeBurst, UnauthenticatedPerAddress: l.UnauthenticatedPerAddress,
@@ -81,7 +84,10 @@ func (a *App) newBackends() (err error) {
 }
 
 // dialer gives the backends the types of the sessions.
-type dialer struct{ set *backend.Set }
+type dialer struct {
+	set         *backend.Set
+	compression func(route string) link.Compression
+}
 
 func (d dialer) Dial(ctx context.Context, who session.Identity, route string) (relay.Conn, error) {
 	return d.set.Dial(ctx, backend.Caller{Tenant: who.Tenant, Subject: who.Subject, Issuer: who.Issuer, Pod: who.Pod}, route)
@@ -89,7 +95,13 @@ func (d dialer) Dial(ctx context.Context, who session.Identity, route string) (r
 
 func (d dialer) Describe(route string) (session.Destination, bool) {
 	r, ok := d.set.Route(route)
-	return session.Destination{Backend: r.Backend, Mode: string(r.Mode), Target: r.Target}, ok
+	return session.Destination{Backend: r.Backend, Mode: string(r.Mode), Target: r.Target, Compression: d.compression(route)}, ok
+}
+
+// compression is what a route's configuration wishes; one that is not configured is refused anyway.
+func (a *App) compression(route string) link.Compression {
+	wish, _ := link.ParseCompression(a.config().Routes[route].Compression) // it was validated
+	return wish
 }
 
 // origin is what session.Identity.Origin holds: what the verifier knows of a token, and the client certificate that came
@@ -131,7 +143,7 @@ func (a *App) leeway(issuer string) (most time.Duration) {
 }
 
 func (a *App) opener() *session.Opener {
-	return session.NewOpener(session.OpenerConfig{Policy: a, Revoked: a.revoked, Limits: a.limits, Backends: dialer{a.backends}, Audit: a.audit, Timeout: a.config().Opens.Timeout,
+	return session.NewOpener(session.OpenerConfig{Policy: a, Revoked: a.revoked, Limits: a.limits, Backends: dialer{a.backends, a.compression}, Audit: a.audit, Timeout: a.config().Opens.Timeout,
 		Slow: a.config().Opens.Slow, Observe: a.latency.Observe,
 		Waits: func(ctx context.Context) (context.Context, func() []any) {
 			ctx, w := backend.WithWaits(ctx)
@@ -144,7 +156,7 @@ func (a *App) newSessions() error {
 	t := a.config().Tunnel
 	a.sessions = session.New(session.Config{
 		Link: link.Config{Window: int(t.Window), MaxWindow: int(t.MaxWindow), Memory: int64(t.Memory), MaxMessage: int(t.MaxMessage),
-			Heartbeat: t.Heartbeat, Idle: t.Idle, Replica: a.opts.Instance, Budget: a.memory},
+			Heartbeat: t.Heartbeat, Idle: t.Idle, Replica: a.opts.Instance, Budget: a.memory, Compressor: a.compressor},
 		ResumeTTL: t.ResumeTTL,
 		Handshake: handshakeTimeout,
 		Opener:    a.opener(),
@@ -163,7 +175,7 @@ func (a *App) newSessions() error {
 }
 
 func (a *App) newServer() (err error) {
-	cfg := server.Config{Listen: a.config().Listen, MaxMessage: int(a.config().Tunnel.MaxMessage), Sessions: a.sessions, Opener: a.sessions.Opener(), Ready: a.ready,
+	cfg := server.Config{Listen: a.config().Listen, MaxMessage: int(a.config().Tunnel.MaxMessage), Sessions: a.sessions, Opener: a.sessions.Opener(), Ready: a.ready, Deflate: a.config().Deflate,
 		Tune: ws.Tune, Logger: a.log, Metrics: a.metrics.Set(), Handshake: a.limits.Handshake, Admit: a.limits.Admit, Strangers: unlimited(a.config().Limits.Unauthenticated),
 		Audit: a.audit, Standing: a.limits.Standing,
 		Verify: func(ctx context.Context, authorization string, cert *x509.Certificate) (session.Identity, error) {

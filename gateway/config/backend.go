@@ -110,7 +110,9 @@ type Route struct {
 	Mode string `koanf:"mode" enum:"passthrough|forward" doc:"passthrough: bytes to the backend's port, so that the application's SSH is end to end; forward: through an SSH connection of the gateway to a target behind the backend" example:"forward"`
 	// Target is the host:port that the backend connects to; with mode forward only.
 	Target string `koanf:"target" allowed:"host:port; required with mode forward and only there" doc:"what the backend connects to" example:"orders-db:5432"`
+	// Compression is whether the streams' bytes are compressed in the tunnel: auto, on or off.
+	Compression string `koanf:"compression" enum:"auto|on|off" doc:"whether the bytes are compressed in the tunnel, where they shrink and the path is slow; auto: as the sidecar's listener wishes, and if that is auto too, with mode forward only, since SSH is encrypted" example:"off"`
 }
 
 // SetDefaults sets what a route that does not say otherwise has.
-func (r *Route) SetDefaults() { *r = Route{Mode: ModePassthrough} }
+func (r *Route) SetDefaults() { *r = Route{Mode: ModePassthrough, Compression: "auto"} }

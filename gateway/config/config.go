@@ -14,6 +14,8 @@ type Config struct {
 	Listen string `koanf:"listen" allowed:"host:port" doc:"address that sidecars and other clients connect to" example:"0.0.0.0:443"`
 	// TrustedProxies are the networks (CIDR) whose X-Forwarded-For counts; empty: nobody's.
 	TrustedProxies []string `koanf:"trusted_proxies" allowed:"CIDRs" doc:"networks whose X-Forwarded-For names the client; empty: the header never counts" example:"10.0.0.0/8,fd00::/8"`
+	// Deflate is whether plain streams may be compressed by permessage-deflate.
+	Deflate bool `koanf:"deflate" doc:"whether clients of GET /v1/stream/{route} may ask for permessage-deflate, on routes whose bytes may be compressed" example:"true"`
 	// TLS is the certificate.
 	TLS TLS `koanf:"tls" doc:"TLS of the public address. Either a certificate, or disabled behind an ingress that terminates TLS."`
 	// Auth is whose tokens are accepted.

@@ -97,7 +97,7 @@ func TestReportsAllProblemsAtOnce(t *testing.T) {
 	assert.Equal(t, []string{
 		"c.yaml:8: backends.Bad: not a name; allowed: " + name,
 		"c.yaml:14: tiers.default.bandwidth: 5: allowed: a size with its unit (B, KiB, MiB, GiB), such as 64KiB, from 0B",
-		"c.yaml:18: peer: unknown key; allowed here: listen, trusted_proxies, tls, auth, backends, routes, policy, opens, tiers, limits, revocations, breaker, ssh_pool, tunnel, store, audit, metrics, reload, admin, shutdown or log",
+		"c.yaml:18: peer: unknown key; allowed here: listen, trusted_proxies, deflate, tls, auth, backends, routes, policy, opens, tiers, limits, revocations, breaker, ssh_pool, tunnel, store, audit, metrics, reload, admin, shutdown or log",
 		"c.yaml:15: breaker.failures: 0: allowed: a whole number from 1",
 		`c.yaml:1: listen: "8443": allowed: host:port`,
 		`c.yaml:2: trusted_proxies[1]: "10.0.0.1": allowed: a network such as 10.0.0.0/8 or fd00::/8`,
