@@ -19,7 +19,7 @@ const (
 
 	// After so many bytes that were not compressed because the lane was too fast, it is not relied on any more what
 	// compressing them would bring.
-	packForget = 16 << 20
+	packForget = 4 << 20
 
 	// On a slow lane, a frame is cut to so many times what the lane takes in frameTime at most, because it shrinks.
 	packStretch = 4

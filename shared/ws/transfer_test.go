@@ -272,7 +272,7 @@ func lines(w io.Writer, seed uint64, n int) ([]byte, error) {
 //
 // Verifies: R1.7, R7.8
 func TestCompressedTransfersSurviveRepeatedCuts(t *testing.T) {
-	const size, cuts, rate = 3 << 20, 20, 512 << 10
+	const size, cuts, rate = 2 << 20, 20, 512 << 10
 	compressor, err := link.NewCompressor()
 	require.NoError(t, err)
 	rng := rand.New(rand.NewPCG(3, 4))
@@ -291,7 +291,7 @@ func TestCompressedTransfersSurviveRepeatedCuts(t *testing.T) {
 		if n > cuts {
 			return 0
 		}
-		return 10_000 + rng.Int64N(80_000)
+		return 10_000 + rng.Int64N(50_000)
 	}, func(c net.Conn) net.Conn { return &slowTCP{Conn: c, rate: rate} })
 	s, err := r.tun.Open(link.OpenRequest{Route: "logs", Compression: link.CompressAuto})
 	require.NoError(t, err)
