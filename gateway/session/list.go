@@ -97,7 +97,7 @@ func (r *Registry) Totals() Totals {
 // it refuses, with its error. It returns how many of both those were. check is called for several at once: it may ask
 // somebody who takes long to answer. Streams come first, so that those of a tunnel that ends are counted too.
 func (r *Registry) Enforce(check func(Identity) error) (tunnels, streams int) {
-	streams = r.cfg.Opener.Recheck(func(who Identity, _ string) error { return check(who) })
+	streams = recheck(r.cfg.Opener.streams.snapshot(), func(who Identity, _ string) error { return check(who) })
 	tunnels = count(r.snapshot(), func(s *session) bool {
 		err := check(s.who.Identity())
 		if err != nil {

@@ -106,6 +106,7 @@ type Opener struct {
 	slow    *metrics.Counter
 	latency *metrics.PrometheusHistogram
 	added   *metrics.PrometheusHistogram
+	probes  probeMetrics
 }
 
 // NewOpener makes an Opener.
@@ -124,6 +125,7 @@ func NewOpener(cfg OpenerConfig) *Opener {
 		slow:    cfg.Metrics.NewCounter("fairlead_gateway_opens_slow_total"),
 		latency: cfg.Metrics.NewPrometheusHistogramExt("fairlead_gateway_open_seconds", telemetry.LatencyBuckets()),
 		added:   cfg.Metrics.NewPrometheusHistogramExt("fairlead_gateway_open_added_seconds", telemetry.LatencyBuckets()),
+		probes:  newProbeMetrics(cfg.Metrics),
 	}
 }
 
@@ -138,6 +140,12 @@ func (o *Opener) Open(ctx context.Context, ask Ask, log *slog.Logger) (*Opened, 
 	s.mu.Lock() // it is in the table already
 	s.Latency = took
 	s.mu.Unlock()
+	if ask.probing() {
+		if o.probed(s, err); err != nil {
+			return nil, errs.Outward(err)
+		}
+		return s, nil
+	}
 	o.latency.Update(took.Seconds())
 	if o.cfg.Observe != nil {
 		o.cfg.Observe(took)
@@ -196,6 +204,9 @@ func (o *Opener) permitted(s *Opened) error {
 	if err := o.cfg.Revoked(who); err != nil {
 		return err
 	}
+	if s.probing() { // everybody may
+		return nil
+	}
 	return o.cfg.Policy.Allow(who.Tenant, s.Route)
 }
 
@@ -211,6 +222,10 @@ func (o *Opener) connect(ctx context.Context, s *Opened) error {
 	release, err := o.cfg.Limits.Open(who.Tenant, who.Tier)
 	if err != nil {
 		return err
+	}
+	if s.probing() {
+		s.Conn, s.release = o.cfg.Limits.Pace(who.Tenant, who.Tier, s.dialProbe()), release
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.cfg.Timeout)
 	defer cancel()

@@ -103,6 +103,11 @@ func (s *Opened) sample(every time.Duration) {
 	}
 	sent, received := s.totals()
 	up, down := s.flow.advance(sent, received, every)
+	if s.probing() {
+		s.o.probes.sent.AddInt64(int64(up))
+		s.o.probes.received.AddInt64(int64(down))
+		return
+	}
 	s.o.tenants.carried(s.Who.Identity().Tenant, up, down)
 	s.o.streams.sent.AddInt64(int64(up))
 	s.o.streams.received.AddInt64(int64(down))
@@ -201,10 +206,15 @@ func (t *streamTable) snapshot() []*Opened {
 	return all
 }
 
-// Recheck ends every open stream that check refuses, with its error, and returns how many those were. check is called for
-// several at once.
+// Recheck ends every open stream that check, the policy, refuses, with its error, and returns how many those were. check is
+// called for several at once, and not for probes, which everybody may open.
 func (o *Opener) Recheck(check func(who Identity, route string) error) (ended int) {
-	return count(o.streams.snapshot(), func(s *Opened) bool {
+	routed := slices.DeleteFunc(o.streams.snapshot(), func(s *Opened) bool { return s.probing() })
+	return recheck(routed, check)
+}
+
+func recheck(streams []*Opened, check func(who Identity, route string) error) (ended int) {
+	return count(streams, func(s *Opened) bool {
 		err := check(s.Who.Identity(), s.Route)
 		if err != nil {
 			s.End(err)

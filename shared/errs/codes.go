@@ -108,6 +108,7 @@ const (
 	RequestLimit       Code = 426
 	ReviewUnavailable  Code = 427
 	DialQueueFull      Code = 428
+	ProbeOver          Code = 430
 	SpoolFull          Code = 440
 	SpoolCorrupt       Code = 441
 	SpoolFailed        Code = 442
@@ -188,6 +189,7 @@ var table = map[Code]Info{
 	RequestLimit:       {"too many requests to the admin API", "Wait, then try again.", 429, CloseLimit, ExitFailed},
 	ReviewUnavailable:  {"the cluster could not be asked about the token", "Check that the gateway reaches the cluster's API and may create tokenreviews.", 503, CloseTryLater, ExitFailed},
 	DialQueueFull:      {"too many opens of the tenant wait for the backend", "Open fewer connections at once; see whether the backend is slow to connect.", 503, CloseTryLater, ExitFailed},
+	ProbeOver:          {"the probe has had its bytes or its time", "Nothing: a probe is for trying the path, not for carrying data. Ask `sidecar doctor` for less, with --throughput.", 413, CloseLimit, ExitFailed},
 	SpoolFull:          {"the spool is full", "See the sidecar's status for why it is not delivered; raise spool.size if outages last longer, or free space on the disk.", 503, CloseTryLater, ExitFailed},
 	SpoolCorrupt:       {"a spooled connection is damaged", "Look at it with `sidecar spool show`; `sidecar spool retry` delivers what is valid of it, `sidecar spool drop` removes it. Check the disk.", 500, CloseInternal, ExitFailed},
 	SpoolFailed:        {"the spool cannot be written or read", "Check the disk under spool.dir, its free space and its health.", 500, CloseInternal, ExitFailed},
