@@ -49,15 +49,15 @@ var errEnough = errors.New("enough was seen")
 
 // ask goes to the endpoint by the same proxy and, unless insecure, with the same TLS settings as tunnels do.
 func (p *path) ask(ctx context.Context, q question) (a answered) {
-	c, err := p.r.dialTCP(ctx, p.first)
+	raw, err := p.r.dialTCP(ctx, p.first)
 	if err != nil {
 		a.err = err
 		return a
 	}
-	defer c.Close()
-	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer raw.Close() // not through TLS, which would wait for the peer to take its alert
+	stop := context.AfterFunc(ctx, func() { raw.Close() })
 	defer stop()
-	c, err = p.tunnelled(ctx, bounded{c, io.LimitReader(c, maxAnswer)}, &a)
+	c, err := p.tunnelled(ctx, bounded{raw, io.LimitReader(raw, maxAnswer)}, &a)
 	if err == nil && p.endpoint.Scheme == "wss" {
 		c, err = p.handshake(ctx, c, q, &a)
 	}

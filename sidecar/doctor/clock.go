@@ -19,7 +19,7 @@ func (p *path) clock() {
 	p.r.probe(HopClock, p.target, func(ctx context.Context, res *Result) error {
 		a := p.ask(ctx, question{path: "healthz", insecure: insecure})
 		switch {
-		case a.err != nil && p.r.ctx.Err() != nil:
+		case a.err != nil && p.r.over():
 			return a.err
 		case a.err != nil:
 			res.Status = Skipped

@@ -9,7 +9,6 @@ import (
 	"os"
 	"time"
 
-	"fairlead/shared/errs"
 	"fairlead/shared/link"
 	"fairlead/shared/ws"
 	"fairlead/sidecar/config"
@@ -46,6 +45,8 @@ const (
 type run struct {
 	cfg      Config
 	ctx      context.Context
+	whole    time.Duration // that all probes have
+	stopped  func() error  // by the caller
 	results  []Result
 	settings config.Config
 	parts    Parts
@@ -54,6 +55,7 @@ type run struct {
 	noToken  error  // why
 	claims   claims
 	routed   bool // the routes were tried
+	cut      bool // something was not tried to the end
 }
 
 // Run tries every hop and returns what it found. It ends early, with what is known, when ctx does.
@@ -71,9 +73,9 @@ func Run(ctx context.Context, cfg Config) Report {
 	if cfg.Size > 0 {
 		whole += link.ProbeTime
 	}
-	bounded, cancel := context.WithTimeoutCause(ctx, whole, errs.New(errs.Canceled, "all probes together have %v, which are over", whole))
+	bounded, cancel := context.WithTimeout(ctx, whole)
 	defer cancel()
-	r := &run{cfg: cfg, ctx: bounded}
+	r := &run{cfg: cfg, ctx: bounded, whole: whole, stopped: ctx.Err}
 	start := time.Now()
 	if r.configuration() {
 		r.files()
@@ -87,7 +89,7 @@ func Run(ctx context.Context, cfg Config) Report {
 			}
 		}
 	}
-	return r.report(start, ctx.Err() != nil)
+	return r.report(start)
 }
 
 // probe has f find out about a hop, within its own time, and adds what it found. f fills in what it knows; with an error,
@@ -98,7 +100,7 @@ func (r *run) probe(hop, target string, f func(ctx context.Context, res *Result)
 
 func (r *run) probeWithin(most time.Duration, hop, target string, f func(ctx context.Context, res *Result) error) bool {
 	res := Result{Hop: hop, Target: target, Data: map[string]any{}}
-	if r.ctx.Err() != nil {
+	if r.over() {
 		return r.interrupted(res)
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, most)
@@ -106,7 +108,7 @@ func (r *run) probeWithin(most time.Duration, hop, target string, f func(ctx con
 	start := time.Now()
 	err := f(ctx, &res)
 	res.took(time.Since(start))
-	if err != nil && r.ctx.Err() != nil {
+	if err != nil && r.over() {
 		return r.interrupted(res)
 	}
 	if err != nil {
@@ -117,11 +119,19 @@ func (r *run) probeWithin(most time.Duration, hop, target string, f func(ctx con
 
 // interrupted adds a hop that was not tried to the end.
 func (r *run) interrupted(res Result) bool {
+	r.cut = true
 	res.Status, res.Detail = Skipped, "not tried: interrupted"
-	if cause := context.Cause(r.ctx); errs.CodeOf(cause) == errs.Canceled {
-		res.Detail = "not tried: " + errs.From(cause).Message
+	if r.stopped() == nil {
+		res.Detail = fmt.Sprintf("not tried: all probes together have %s, which are over", r.whole)
 	}
 	return r.add(res)
+}
+
+// over says whether the time of all probes is, or who asked does not want to wait any more. The timer of the context may be
+// late, when a network connection has seen the same deadline already.
+func (r *run) over() bool {
+	deadline, ok := r.ctx.Deadline()
+	return r.ctx.Err() != nil || ok && !time.Now().Before(deadline)
 }
 
 // skip adds a hop that cannot be tried for want of another.

@@ -30,6 +30,9 @@ func (r *run) endpoint(raw string) {
 	if err != nil {
 		return // the configuration was validated
 	}
+	if u.Path == "" {
+		u.Path = "/" // else what is joined to it has no beginning
+	}
 	p := &path{r: r, endpoint: u, target: hostPort(u)}
 	p.chooseProxy()
 	reached := p.dns()
@@ -169,7 +172,7 @@ func (p *path) tcp(ips []netip.Addr, port string) bool {
 		case o.err == nil:
 			res.say("connected")
 			reached = p.r.add(res)
-		case p.r.ctx.Err() != nil:
+		case p.r.over():
 			p.r.interrupted(res)
 		default:
 			res.failed(errs.Wrap(errs.DialFailed, o.err, "cannot connect"))

@@ -24,7 +24,8 @@ func (r *run) configuration() bool {
 				list[i] = p.String()
 			}
 			res.Data["problems"] = list
-			res.Detail = plural(len(list), "problem") + ": " + strings.Join(list, "; ")
+			res.say("%s: %s", plural(len(list), "problem"), strings.Join(list, "; "))
+			res.told = true
 		}
 		if err != nil {
 			return err

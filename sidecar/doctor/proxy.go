@@ -75,7 +75,7 @@ func (p *path) proxied() bool {
 		res.say("by %s, as %s says; it connects to %s", name, p.why, p.target)
 		return p.r.add(res)
 	}
-	if p.r.ctx.Err() != nil {
+	if p.r.over() {
 		return p.r.interrupted(res)
 	}
 	res.failed(p.attempt.err)
@@ -106,7 +106,7 @@ func (p *path) explainProxy(res *Result) {
 // unreached adds that the attempt did not come as far as the TCP probe just before.
 func (p *path) unreached() bool {
 	res := Result{Hop: HopTCP, Target: p.target}
-	if p.r.ctx.Err() != nil {
+	if p.r.over() {
 		return p.r.interrupted(res)
 	}
 	res.failed(p.attempt.err)

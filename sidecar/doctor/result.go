@@ -55,6 +55,7 @@ type Result struct {
 	Data   map[string]any `json:"data"`   // by hop, see docs/doctor.md; never nil
 
 	code    errs.Code
+	told    bool   // Detail says already what an error would
 	culprit string // a sentence that names the likely culprit; empty: the hop's usual one
 }
 
@@ -78,8 +79,8 @@ func (r *Result) failed(err error) {
 		r.Status = Fail
 	}
 	r.code, r.Code = e.Code, e.Code.String()
-	if r.Detail == "" {
-		r.Detail = e.Text()
+	if !r.told {
+		r.say("%s", e.Text())
 	}
 	if r.Advice == "" {
 		r.Advice = e.Advice()
@@ -115,8 +116,8 @@ type Report struct {
 	Hops       []Result  `json:"hops"`
 }
 
-// report draws the conclusion. stopped says that the caller's context has ended.
-func (r *run) report(start time.Time, stopped bool) Report {
+// report draws the conclusion.
+func (r *run) report(start time.Time) Report {
 	rep := Report{Version: r.cfg.Version, Started: start.UTC().Truncate(time.Millisecond), OK: true, Hops: r.results}
 	rep.TookMS = millis(time.Since(start))
 	var first *Result
@@ -135,9 +136,9 @@ func (r *run) report(start time.Time, stopped bool) Report {
 		if r.routed && endpointHop(first.Hop) {
 			rep.Conclusion += " Another endpoint works."
 		}
-	case stopped:
+	case r.cut && r.stopped() != nil:
 		rep.OK, rep.Exit, rep.Conclusion = false, errs.ExitInterrupted, "Interrupted: what was tried works, the rest is not known."
-	case r.ctx.Err() != nil:
+	case r.cut:
 		rep.OK, rep.Exit, rep.Conclusion = false, errs.ExitFailed, "What was tried works, but the time for all probes was over before the rest; raise --timeout."
 	case warnings > 0:
 		rep.Conclusion = fmt.Sprintf("Every hop that was tried works; %s should be looked at.", plural(warnings, "warning"))

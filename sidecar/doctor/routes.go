@@ -50,7 +50,7 @@ func (r *run) allowed(route string, took time.Duration, err error) bool {
 		res.Data["decision"] = "allowed"
 		res.say("allowed")
 		return r.add(res)
-	case r.ctx.Err() != nil:
+	case r.over():
 		return r.interrupted(res)
 	case e.Code == errs.RouteForbidden:
 		res.Data["decision"] = "forbidden"
@@ -100,7 +100,7 @@ func (r *run) connected(route string, took time.Duration, err error) bool {
 		res.say("the gateway connected in %s", ms(took))
 		return r.add(res)
 	}
-	if r.ctx.Err() != nil {
+	if r.over() {
 		return r.interrupted(res)
 	}
 	phase := phaseOf(errs.CodeOf(err))

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -31,7 +32,7 @@ func (p *path) secured() bool {
 	case a.tlsDone && a.tlsErr == nil && (a.err == nil || !alerted(a.err)):
 		p.describeTLS(&res, a.tls)
 		return p.r.add(res)
-	case p.r.ctx.Err() != nil:
+	case p.r.over():
 		return p.r.interrupted(res)
 	}
 	err := a.tlsErr
@@ -136,7 +137,7 @@ func (p *path) explainTLS(res *Result, err error) {
 			res.Detail = "a plain HTTP server answers on this port, without TLS"
 		}
 		res.Advice = "Check the port of the endpoint: TLS is spoken on another one, or ends before it."
-	case errors.Is(err, context.DeadlineExceeded):
+	case timedOut(err):
 		res.Detail = "TCP connects, but nothing answers the TLS handshake"
 		res.Advice = "See what listens on the address: a firewall that accepts for others, or a server that hangs."
 	case alerted(err) && p.attempt.asked:
@@ -144,6 +145,12 @@ func (p *path) explainTLS(res *Result, err error) {
 	default:
 		p.explainVersion(res)
 	}
+}
+
+// timedOut says whether err comes from having waited for long enough.
+func timedOut(err error) bool {
+	var timeout net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
 }
 
 func (p *path) refusedClient(res *Result, err error) {

@@ -21,7 +21,7 @@ func (p *path) upgraded() bool {
 	case a.err == nil:
 		res.say("to %s", link.Subprotocol)
 		return p.r.add(res)
-	case p.r.ctx.Err() != nil:
+	case p.r.over():
 		return p.r.interrupted(res)
 	case errs.From(a.err).Category() == errs.Authentication:
 		res.say("the gateway answers; it refuses the token")
@@ -69,7 +69,7 @@ func (p *path) explainUpgrade(res *Result) {
 
 // silent is an upgrade that nobody answered.
 func (p *path) silent(res *Result, err error) {
-	if errors.Is(err, context.DeadlineExceeded) || p.attempt.took >= p.r.cfg.Timeout {
+	if timedOut(err) || p.attempt.took >= p.r.cfg.Timeout {
 		res.Detail = fmt.Sprintf("the connection stands, but no answer to the upgrade came within %s", p.r.cfg.Timeout.Round(time.Millisecond))
 		res.Advice = "See whether the gateway is overloaded, or whether an ingress in front of it waits for it."
 	}
