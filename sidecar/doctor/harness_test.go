@@ -81,6 +81,7 @@ func (g *gateway) start(t *testing.T, cfg *tls.Config) *gateway {
 	}()
 	t.Cleanup(func() {
 		_ = srv.Shutdown()
+		tcp.Close() // a server that has not begun yet is not shut down
 		g.mu.Lock()
 		for c := range g.conns {
 			c.Close()
