@@ -83,7 +83,7 @@ func owners() []owner {
 		{"github.com/afex/hystrix-go", []string{"gateway/breaker"}},
 		{"go.uber.org/ratelimit", []string{"gateway/limit", "gateway/backend", "sidecar/tunnel"}},             // the latter two pace dials
 		{"github.com/fasthttp/websocket", []string{"shared/ws", "gateway/server", "shared/testbed"}},          // the latter upgrades as gateway/server does
-		{"golang.org/x/crypto/ssh", []string{"gateway/backend", "sidecar/doctor", "shared/testbed", "bench"}}, // the doctor tries what is behind routes,
+		{"golang.org/x/crypto/ssh", []string{"gateway/backend", "sidecar/doctor", "shared/testbed", "bench"}}, // the doctor tries what is behind routes
 		{"github.com/skeema/knownhosts", []string{"gateway/backend", "shared/testbed", "bench"}},
 	}
 }

@@ -3,8 +3,10 @@ package doctor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"fairlead/shared/errs"
 )
@@ -22,27 +24,23 @@ func (p *path) chooseProxy() {
 		p.why = "the setting of the proxy cannot be used"
 	case proxy != nil:
 		p.proxy, p.first = proxy, hostPort(proxy)
-		p.why = "HTTPS_PROXY"
-		if p.endpoint.Scheme == "ws" {
-			p.why = "HTTP_PROXY"
-		}
+		p.why = p.variable()
 		if p.r.settings.Gateway.Proxy != "" {
 			p.why = "gateway.proxy"
 		}
-	case p.environment("HTTPS_PROXY", "https_proxy"):
-		p.why = "HTTPS_PROXY is set, but NO_PROXY exempts this host, or it is this machine"
+	case p.r.cfg.Environ(p.variable()) != "" || p.r.cfg.Environ(strings.ToLower(p.variable())) != "":
+		p.why = p.variable() + " is set, but NO_PROXY exempts this host, or it is this machine"
 	default:
-		p.why = "neither gateway.proxy nor HTTPS_PROXY is set"
+		p.why = "neither gateway.proxy nor " + p.variable() + " is set"
 	}
 }
 
-func (p *path) environment(names ...string) bool {
-	for _, n := range names {
-		if p.r.cfg.Environ(n) != "" {
-			return true
-		}
+// variable of the environment that names the proxy.
+func (p *path) variable() string {
+	if p.endpoint.Scheme == "ws" {
+		return "HTTP_PROXY"
 	}
-	return false
+	return "HTTPS_PROXY"
 }
 
 // request is what the choice of a proxy is asked about.
@@ -92,15 +90,22 @@ func (p *path) explainProxy(res *Result) {
 		return
 	}
 	res.Data["status"] = a.proxyStatus
-	if a.proxyStatus != http.StatusProxyAuthRequired {
+	named := p.proxy.User != nil
+	switch a.proxyStatus {
+	case http.StatusProxyAuthRequired:
+	case http.StatusUnauthorized: // what some say of a password that is wrong
+		if !named {
+			return
+		}
+	default:
 		return
 	}
-	res.Detail = "the proxy, set by " + p.why + ", wants a user name and password (407)"
-	if p.proxy.User != nil {
-		res.Detail = "the proxy, set by " + p.why + ", does not accept the user name and password of its URL (407)"
+	res.Detail = fmt.Sprintf("the proxy, set by %s, wants a user name and password (%d)", p.why, a.proxyStatus)
+	if named {
+		res.Detail = fmt.Sprintf("the proxy, set by %s, does not accept the user name and password of its URL (%d)", p.why, a.proxyStatus)
 	}
 	res.Advice = "Put user name and password into the URL of " + p.why + ": http://user:password@host:port."
-	res.culprit = "The likely culprit is the egress proxy: it wants credentials (407)."
+	res.culprit = fmt.Sprintf("The likely culprit is the egress proxy: it wants credentials (%d).", a.proxyStatus)
 }
 
 // unreached adds that the attempt did not come as far as the TCP probe just before.
