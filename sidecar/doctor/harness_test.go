@@ -39,7 +39,6 @@ type gateway struct {
 	refuse func(token string) error    // of the upgrade; nil: nothing
 	turn   error                       // of the handshake
 	open   func(route string) error    // of a stream; nil: nothing
-	date   func() time.Time            // in answers; nil: now
 	bytes  func(relay.Conn) relay.Conn // what the probe returns; nil: what it gets
 	old    bool                        // knows no probe
 	wg     sync.WaitGroup

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -263,6 +264,23 @@ func TestServersThatAreNoSSH(t *testing.T) {
 		})
 	}
 }
+
+// However short the probes are, a server that waits for its client is none that failed.
+func TestAServerThatWaitsIsNoFailure(t *testing.T) {
+	p := newPatient(t)
+	r := run{cfg: p.cfg, ctx: t.Context(), stopped: t.Context().Err}
+	r.cfg.Timeout = time.Millisecond
+	near, far := net.Pipe()
+	defer far.Close()
+	r.trySSH("db", pipe{near})
+	require.Len(t, r.results, 1)
+	assert.Equal(t, Skipped, r.results[0].Status, r.results[0].Detail)
+}
+
+// pipe is a stream in memory.
+type pipe struct{ net.Conn }
+
+func (p pipe) abort() { p.Close() }
 
 // A server with old algorithms only is told so, with what it offers.
 func TestNoAlgorithmInCommon(t *testing.T) {

@@ -82,14 +82,14 @@ func (w *wire) banner(ctx context.Context) (string, error) {
 	case p := <-got:
 		return p.text, p.err
 	case <-ctx.Done():
-		w.abort()
-		<-got
-		return "", ctx.Err()
 	case <-timer.C:
 	}
 	w.abort()
 	if p := <-got; p.err == nil {
 		return p.text, nil
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return "", ctx.Err()
 	}
 	return "", fmt.Errorf("%w as far as can be seen: it waits for its client to speak first, so there is nothing more to try", errNoBanner)
 }
