@@ -37,6 +37,7 @@ func root() *cobra.Command {
 		&cobra.Command{Use: "run", Short: "Run the sidecar", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), flags) }},
 		&cobra.Command{Use: "connect ROUTE", Short: "Connect standard input and output to a route, as OpenSSH's ProxyCommand wants it", Args: oneRoute,
 			RunE: func(cmd *cobra.Command, args []string) error { return connect(cmd.Context(), flags, args[0]) }},
+		doctorCommand(&flags, app.DoctorParts),
 		spoolCommand(func() (spoolPlace, error) { return placeOfSpool(flags) }),
 		sharedconfig.Command(sharedconfig.Program[config.Config]{Name: "sidecar", Default: config.Default, Flags: &flags}),
 		&cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), version) }},

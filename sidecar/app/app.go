@@ -218,7 +218,9 @@ func (a *App) Run(ctx context.Context) error {
 	case <-running.Done():
 	}
 	a.stop(ctx, stopPool)
-	if err := group.Wait(); err != nil {
+	err := group.Wait()
+	a.learned.Flush() // the pool learns to its end
+	if err != nil {
 		return err
 	}
 	a.log.Info("stopped")

@@ -121,7 +121,7 @@ func (a *App) listenerConfig(cfg config.Config, l config.Listener) listener.Conf
 }
 
 func newDialer(cfg config.Config) (*ws.Dialer, error) {
-	d := &ws.Dialer{Timeout: cfg.Gateway.ConnectTimeout, MaxMessage: int(cfg.Tunnel.MaxMessage), Tune: ws.Tune, Proxy: http.ProxyFromEnvironment}
+	d := &ws.Dialer{Timeout: cfg.Gateway.ConnectTimeout, MaxMessage: int(cfg.Tunnel.MaxMessage), Tune: ws.Tune, Proxy: ws.EnvironmentProxy()}
 	if file := cfg.Gateway.CAFile; file != "" {
 		pem, err := os.ReadFile(file)
 		if err != nil {
