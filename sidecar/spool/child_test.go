@@ -71,14 +71,15 @@ func startChild(t *testing.T, dir, url, fsync, listen string) *process {
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
+	p := &process{cmd: cmd}
+	t.Cleanup(p.kill)
 	line, err := bufio.NewReader(out).ReadString('\n')
 	addr, ok := strings.CutPrefix(strings.TrimSpace(line), "listening ")
 	if err != nil || !ok {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
 		t.Fatalf("the child says %q, %v", line, err)
 	}
-	return &process{cmd, addr}
+	p.addr = addr
+	return p
 }
 
 func (p *process) kill() {
