@@ -47,7 +47,7 @@ func keep(t *testing.T, s *spool.Spool, route, data string) spool.ID {
 	_, err = io.WriteString(c, data)
 	require.NoError(t, err)
 	require.NoError(t, c.(*net.TCPConn).CloseWrite())
-	r, err := s.Accept(t.Context(), far, spool.Origin{Listener: "ship", Route: route, Priority: link.Low})
+	r, err := s.Accept(t.Context(), far, spool.Origin{Listener: "ship", Route: route, Priority: link.Low}, nil)
 	require.NoError(t, err)
 	return r.ID
 }

@@ -106,8 +106,7 @@ func (a *App) listenerConfig(cfg config.Config, l config.Listener) listener.Conf
 	c := listener.Config{Name: l.Name, Listen: l.Listen, Route: l.Route, Priority: prio, Logger: a.log, Metrics: a.metrics.Set()}
 	if l.Delivery == config.DeliverySpool {
 		c.Handle = func(ctx context.Context, conn net.Conn, took func(n int)) error {
-			got, err := a.spool.Accept(ctx, conn, spool.Origin{Listener: l.Name, Route: l.Route, Priority: prio, Peer: conn.RemoteAddr().String(), Trace: link.NewTrace()})
-			took(int(got.Bytes))
+			_, err := a.spool.Accept(ctx, conn, spool.Origin{Listener: l.Name, Route: l.Route, Priority: prio, Peer: conn.RemoteAddr().String(), Trace: link.NewTrace()}, took)
 			return err
 		}
 		return c

@@ -135,9 +135,10 @@ func TestTheSpoolIsDeliveredBeforeTheEnd(t *testing.T) {
 	require.NoError(t, c.(*net.TCPConn).CloseWrite())
 	_, err = c.Read(make([]byte, 1))
 	require.ErrorIs(t, err, io.EOF, "it is on disk")
+	assert.EqualValues(t, 100_000, a.Status().Listeners[1].Sent)
 	code, body := ask(t, a, "GET", "/api/spool")
 	assert.Equal(t, 200, code)
 	assert.Contains(t, body, `"size": 1073741824`)
 	require.NoError(t, stop())
-	assert.Contains(t, log.String(), `"msg":"spool closed","reason":"delivered","connections":0,"bytes":0`)
+	assert.Contains(t, log.String(), `"msg":"spool closed","reason":"delivered","connections":0`)
 }

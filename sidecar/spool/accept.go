@@ -24,7 +24,8 @@ type Receipt struct {
 // Accept takes the bytes of c, keeps them, and closes c: in order when it was ended in order and everything is durable, else
 // with a reset. It returns when that is done. The end of ctx cuts the connection; what came until then is kept and delivered.
 // An error says why it was cut or refused. With FsyncInterval an end is acknowledged only while Run runs.
-func (s *Spool) Accept(ctx context.Context, c net.Conn, from Origin) (Receipt, error) {
+// took is told how many bytes were kept, each time; it may be nil.
+func (s *Spool) Accept(ctx context.Context, c net.Conn, from Origin, took func(n int)) (Receipt, error) {
 	src, err := newSource(c)
 	if err != nil {
 		c.Close()
@@ -41,7 +42,10 @@ func (s *Spool) Accept(ctx context.Context, c net.Conn, from Origin) (Receipt, e
 	defer s.received.Done()
 	stop := context.AfterFunc(ctx, src.interrupt)
 	defer stop()
-	w := &writer{s: s, e: e}
+	if took == nil {
+		took = func(int) {}
+	}
+	w := &writer{s: s, e: e, took: took}
 	err = lifecycle.Guard(s.log, "receiving", func() error { return s.receive(ctx, w, src) })
 	if err == nil {
 		err = src.end()
@@ -135,9 +139,11 @@ func (s *Spool) step(ctx context.Context, w *writer, src *source) error {
 	defer s.settle(granted)
 	readErr := w.fill(b, src, int(granted)-headRoom)
 	if b.n > 0 {
+		before := w.end
 		if err := w.flush(ctx, b); err != nil {
 			return err
 		}
+		w.took(int(w.end - before))
 		src.consume()
 	}
 	return readErr

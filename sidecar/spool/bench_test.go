@@ -76,7 +76,7 @@ func benchDial(b *testing.B, r *rig) *sender {
 	require.NoError(b, err)
 	s := &sender{Conn: c, done: make(chan error, 1)}
 	go func() {
-		_, err := r.Accept(context.Background(), far, origin)
+		_, err := r.Accept(context.Background(), far, origin, nil)
 		s.done <- err
 	}()
 	return s

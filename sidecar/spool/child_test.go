@@ -52,7 +52,7 @@ func child(dir string) int {
 		if err != nil {
 			return 1
 		}
-		go s.Accept(context.Background(), conn, origin)
+		go s.Accept(context.Background(), conn, origin, nil)
 	}
 }
 

@@ -365,7 +365,7 @@ func (r *rig) dialOver(network, addr string, from Origin) *sender {
 	sp := r.Spool
 	go func() {
 		var err error
-		s.rec, err = sp.Accept(context.Background(), far, from)
+		s.rec, err = sp.Accept(context.Background(), far, from, nil)
 		s.done <- err
 	}()
 	r.t.Cleanup(func() { c.Close() })

@@ -47,7 +47,8 @@ type writer struct {
 	seq uint32
 	end uint64 // bytes of the connection that are written
 
-	named bool // the segment's name is durable
+	took  func(n int) // told of them
+	named bool        // the segment's name is durable
 }
 
 // add makes a record of the n bytes that were read into the batch's slot.

@@ -101,7 +101,7 @@ func (s *slot) move(to State, e Event, err error) {
 	if err != nil {
 		e.Code = errs.CodeOf(err).String()
 		if e.Reason == "" {
-			e.Reason = err.Error()
+			e.Reason = errs.From(err).Text()
 		}
 		s.log.Warn("tunnel "+string(to), append(args, logging.Error(err)...)...)
 	} else {
