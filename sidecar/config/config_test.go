@@ -186,6 +186,25 @@ func TestAProfileIsThereBeforeTheChecks(t *testing.T) {
 	assert.ErrorContains(t, err, "tunnels.max: 1: allowed: at least tunnels.min, which is 2")
 }
 
+// Verifies: R9.1
+func TestAttemptsTimeoutsSizesAndLimitsCanBeSet(t *testing.T) {
+	keys, err := config.Keys(sidecar.Default())
+	require.NoError(t, err)
+	there := map[string]config.Key{}
+	for _, k := range keys {
+		there[k.Path] = k
+	}
+	for _, key := range []string{"reconnect.max_attempts", "reconnect.base", "reconnect.cap", "gateway.connect_timeout", "gateway.failback", "gateway.probe", "queue.wait", "queue.size",
+		"queue.pressure", "queue.early_bytes", "queue.release", "tunnels.min", "tunnels.max", "tunnel.heartbeat", "tunnel.idle", "tunnel.max_message", "tunnel.window", "tunnel.max_window",
+		"tunnel.memory", "spool.size", "spool.overlap", "spool.streams", "shutdown.drain", "shutdown.pod_drain", "shutdown.quiet"} {
+		k, ok := there[key]
+		require.True(t, ok, key)
+		assert.NotEmpty(t, k.Default, key)
+		l := load(t, k.Env+"="+k.Example)
+		assert.Contains(t, config.Diff(sidecar.Default(), l.Config), key)
+	}
+}
+
 func sorted(s []string) []string {
 	slices.Sort(s)
 	return s
