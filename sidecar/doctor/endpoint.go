@@ -113,7 +113,7 @@ func (p *path) dns() bool {
 			return nil
 		}
 		var err error
-		if ips, err = net.DefaultResolver.LookupNetIP(ctx, "ip", host); err != nil {
+		if ips, err = p.r.resolver().LookupNetIP(ctx, "ip", host); err != nil {
 			return errs.Wrap(errs.DNSFailed, err, "cannot resolve %s", host)
 		}
 		if len(ips) == 0 {
@@ -186,6 +186,14 @@ func (p *path) tcp(ips []netip.Addr, port string) bool {
 		p.r.add(res)
 	}
 	return reached
+}
+
+// resolver is the one of tunnels.
+func (r *run) resolver() *net.Resolver {
+	if d := r.parts.Dialer; d != nil && d.Resolver != nil {
+		return d.Resolver
+	}
+	return net.DefaultResolver
 }
 
 func (r *run) dialTCP(ctx context.Context, addr string) (net.Conn, error) {
