@@ -116,7 +116,10 @@ func TestWhatIsWrongIsFoundAtItsHop(t *testing.T) {
 			p.cfg.Build = func(config.Config) (Parts, error) { return Parts{}, errs.New(errs.KeyUnreadable, "gateway.ca_file") }
 			p.at("wss://" + web(t, nil, page))
 		}, HopFiles, errs.KeyUnreadable, 2, "gateway.ca_file", HopTLS},
-		"name":        {func(_ *testing.T, p *patient) { p.at("wss://no-such-host.invalid/") }, HopDNS, errs.DNSFailed, 1, "cannot resolve no-such-host.invalid", HopTCP},
+		"name": {func(_ *testing.T, p *patient) {
+			p.dialer.Resolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no resolver here") }}
+			p.at("wss://no-such-host.invalid/")
+		}, HopDNS, errs.DNSFailed, 1, "cannot resolve no-such-host.invalid", HopTCP},
 		"closed port": {func(_ *testing.T, p *patient) { p.at("wss://" + closed.Addr().String()) }, HopTCP, errs.DialFailed, 1, "refused", HopTLS},
 		"black hole": {func(t *testing.T, p *patient) {
 			p.cfg.Timeout = short
