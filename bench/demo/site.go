@@ -151,6 +151,7 @@ policy:
   - {tenants: [%s], routes: [%s, %s]}
 tiers:
   default: {opens_per_minute: 0, burst: 0, tunnels: 0, streams: 0}
+limits: {shedding: {enabled: false}}
 admin: {listen: %q}
 audit: {file: %q}
 shutdown: {drain: %s}

@@ -35,6 +35,7 @@ auth:
     - {issuer: %q, audience: %q, hmac_secret_file: %q}
 tiers:
   default: {opens_per_minute: 0, burst: 0, tunnels: 0, streams: 0}
+limits: {shedding: {enabled: false}}
 admin: {listen: "127.0.0.1:0"}
 shutdown: {drain: 0s}
 `, cert.CertFile, cert.KeyFile, issuer.Issuer(), issuer.Audience(), issuer.SecretFile()), 0o600))

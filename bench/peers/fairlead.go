@@ -179,6 +179,7 @@ policy:
   - {tenants: [%s], routes: [%s]}
 tiers:
   default: {opens_per_minute: 0, burst: 0, tunnels: 0, streams: 0, bandwidth: 0}
+limits: {shedding: {enabled: false}}
 store: {kind: memory}
 admin: {listen: %q}
 %s`, f.gateway, f.files.cert, f.files.key, f.secretFile, f.target, fairleadRoute, fairleadTenant, fairleadRoute, f.gatewayAdmin, f.tunnel)
