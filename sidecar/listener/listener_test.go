@@ -156,6 +156,7 @@ func (f *farEnd) carry(c *websocket.Conn) {
 		return
 	}
 	_ = lane.Run()
+	tunnel.Close(nil) // a farewell that came too late would leave it waiting for a resume
 	tunnel.Wait()
 }
 

@@ -134,7 +134,7 @@ func TestEarlyBytesOfWaitingConnections(t *testing.T) {
 			})
 		}
 		s.waits(n)
-		assert.Equal(t, len(sizes), l.Status().Waiting)
+		eventually(t, "all of them are known to wait", func() bool { return l.Status().Waiting == len(sizes) })
 		assert.Equal(t, len(sizes), l.Active())
 		defer func() {
 			eventually(t, "all are over", func() bool { return l.Active() == 0 })
