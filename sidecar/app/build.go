@@ -82,8 +82,9 @@ func (a *App) newSpool() (err error) {
 		return nil
 	}
 	c := a.cfg.Spool
-	a.spool, err = spool.New(spool.Config{Dir: c.Dir, Size: int64(c.Size), Full: c.Full, Fsync: c.Fsync, Resume: c.Resume, Overlap: overlap(c.Overlap),
-		Concurrency: c.Streams, KeyFile: c.KeyFile, OldKeyFiles: c.OldKeyFiles, Logger: a.log, Metrics: a.metrics.Set(),
+	a.spool, err = spool.New(spool.Config{Dir: c.Dir, Size: int64(c.Size), Full: c.Full, Fsync: c.Fsync, Resume: c.Resume, Overlap: overlap(min(c.Overlap, c.Size/4)),
+		Open: c.Receiving, Connections: c.Connections, Concurrency: c.Concurrency, OpensPerMin: c.OpensPerMinute, Interval: c.Interval, EndWait: c.EndWait, Stall: c.Stall,
+		RetryBase: c.Retry.Base, RetryCap: c.Retry.Cap, RetryDenied: c.Retry.Denied, KeyFile: c.KeyFile, OldKeyFiles: c.OldKeyFiles, Logger: a.log, Metrics: a.metrics.Set(),
 		Stream: func(_ context.Context, req link.OpenRequest) (*link.Stream, error) { return a.pool.Open(req) }})
 	if err == nil {
 		a.stack.Push("spool", a.spool.Close)

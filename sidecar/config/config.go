@@ -110,7 +110,7 @@ type Spool struct {
 	// Full is what happens at that bound: refuse or drop-oldest.
 	Full string `koanf:"full" enum:"refuse|drop-oldest" doc:"what happens at that bound; refuse: new connections are refused and open ones wait; drop-oldest: the oldest bytes of the lowest priority are dropped, and counted" example:"drop-oldest"`
 	// Fsync is when bytes are made durable: always, interval or never.
-	Fsync string `koanf:"fsync" enum:"always|interval|never" doc:"when bytes are made durable; always: before they are acknowledged; interval: once a second, and before the end of a connection is acknowledged; never: when the system likes to" example:"interval"`
+	Fsync string `koanf:"fsync" enum:"always|interval|never" doc:"when bytes are made durable; always: before they are acknowledged; interval: every interval, and before the end of a connection is acknowledged; never: when the system likes to" example:"interval"`
 	// KeyFile holds the key that encrypts the files; empty: they are not encrypted.
 	KeyFile string `koanf:"key_file" allowed:"a file of 32 bytes, raw or in base64" doc:"file of the key that encrypts what is kept, with AES-256-GCM; empty: it is not encrypted" example:"/etc/fairlead/spool.key"`
 	// OldKeyFiles hold keys that read what was written before the key was changed.
@@ -118,9 +118,33 @@ type Spool struct {
 	// Resume is where the delivery of a connection goes on that was interrupted: offset, line or start.
 	Resume string `koanf:"resume" enum:"offset|line|start" doc:"where an interrupted delivery goes on; offset: a little before the first byte that is not known to have arrived; line: at the beginning of that line; start: with the whole connection again" example:"line"`
 	// Overlap is how much is sent again before that place.
-	Overlap config.Bytes `koanf:"overlap" max:"1GiB" doc:"how much is sent again when an interrupted delivery goes on, since what has left the gateway need not have arrived" example:"16MiB"`
-	// Streams is how many connections are delivered at once.
-	Streams int `koanf:"streams" min:"1" max:"1000" doc:"connections that are delivered at once" example:"16"`
+	Overlap config.Bytes `koanf:"overlap" max:"1GiB" doc:"how much is sent again when an interrupted delivery goes on, since what has left the gateway need not have arrived; a quarter of size at most" example:"16MiB"`
+	// Receiving bounds the connections that are received at once.
+	Receiving int `koanf:"receiving" min:"1" max:"100000" doc:"connections that are received at once; one more is refused" example:"100"`
+	// Connections bounds the connections that are kept.
+	Connections int `koanf:"connections" min:"1" max:"1000000" doc:"connections that are kept; then the spool is full" example:"100000"`
+	// Concurrency is how many connections are delivered at once.
+	Concurrency int `koanf:"concurrency" min:"1" max:"64" doc:"connections that are delivered at once" example:"16"`
+	// OpensPerMinute bounds the streams that deliveries begin; 0: it does not.
+	OpensPerMinute int `koanf:"opens_per_minute" max:"60000" doc:"streams that deliveries begin in a minute, so that others are left their share of the tenant's limit; 0: no limit" example:"600"`
+	// Interval is that of fsync: interval.
+	Interval time.Duration `koanf:"interval" min:"10ms" max:"1m" doc:"of fsync: interval, and of writing down how far deliveries are" example:"200ms"`
+	// EndWait is how long a backend that has everything may take to end its side.
+	EndWait time.Duration `koanf:"end_wait" min:"1s" max:"1h" doc:"how long a backend that has everything may take to end its side; then the delivery is tried again" example:"5m"`
+	// Stall is how long a delivery may stand still before others have its turn.
+	Stall time.Duration `koanf:"stall" min:"100ms" max:"1m" doc:"how long a delivery may stand still before others have its turn" example:"10s"`
+	// Retry is how long a delivery waits that failed.
+	Retry SpoolRetry `koanf:"retry" doc:"how long a delivery waits that failed"`
+}
+
+// SpoolRetry is how long a delivery waits that failed.
+type SpoolRetry struct {
+	// Base is the bound of the first delay; it doubles with each failure.
+	Base time.Duration `koanf:"base" min:"1ms" max:"1h" doc:"upper bound of the first delay; it doubles with each failure" example:"5s"`
+	// Cap is the largest bound of a delay.
+	Cap time.Duration `koanf:"cap" min:"1ms" max:"1h" allowed:"at least base" doc:"largest upper bound of a delay" example:"10m"`
+	// Denied is the delay after a refusal that will not pass by itself.
+	Denied time.Duration `koanf:"denied" min:"1ms" max:"1h" doc:"delay after a refusal that does not pass by itself, such as of the policy" example:"30m"`
 }
 
 // Listener is a local address that applications connect to.
@@ -173,10 +197,11 @@ func Default() Config {
 		Tunnels:   Tunnels{Min: 1, Max: 4},
 		Reconnect: Reconnect{Base: 200 * time.Millisecond, Cap: 30 * time.Second, MaxAttempts: 10, Enabled: true},
 		Queue:     Queue{Size: 100, Wait: 30 * time.Second, Pressure: 80, EarlyBytes: 64 * config.KiB, Release: 100},
-		Spool:     Spool{Size: config.GiB, Full: "refuse", Fsync: "always", Resume: "offset", Overlap: 4 * config.MiB, Streams: 4},
-		Tunnel:    config.DefaultLink(),
-		Admin:     Admin{Listen: "127.0.0.1:9901"},
-		Shutdown:  Shutdown{Drain: 10 * time.Second, PodDrain: time.Hour, Quiet: 2 * time.Second},
-		Log:       config.DefaultLog(),
+		Spool: Spool{Size: config.GiB, Full: "refuse", Fsync: "always", Resume: "offset", Overlap: 4 * config.MiB, Receiving: 1000, Connections: 10000, Concurrency: 4, OpensPerMinute: 60,
+			Interval: time.Second, EndWait: time.Minute, Stall: 2 * time.Second, Retry: SpoolRetry{Base: time.Second, Cap: time.Minute, Denied: 5 * time.Minute}},
+		Tunnel:   config.DefaultLink(),
+		Admin:    Admin{Listen: "127.0.0.1:9901"},
+		Shutdown: Shutdown{Drain: 10 * time.Second, PodDrain: time.Hour, Quiet: 2 * time.Second},
+		Log:      config.DefaultLog(),
 	}
 }

@@ -196,11 +196,12 @@ func TestAttemptsTimeoutsSizesAndLimitsCanBeSet(t *testing.T) {
 	}
 	for _, key := range []string{"reconnect.max_attempts", "reconnect.base", "reconnect.cap", "gateway.connect_timeout", "gateway.failback", "gateway.probe", "queue.wait", "queue.size",
 		"queue.pressure", "queue.early_bytes", "queue.release", "tunnels.min", "tunnels.max", "tunnel.heartbeat", "tunnel.idle", "tunnel.max_message", "tunnel.window", "tunnel.max_window",
-		"tunnel.memory", "spool.size", "spool.overlap", "spool.streams", "shutdown.drain", "shutdown.pod_drain", "shutdown.quiet"} {
+		"tunnel.memory", "spool.size", "spool.overlap", "spool.receiving", "spool.connections", "spool.concurrency", "spool.opens_per_minute",
+		"spool.interval", "spool.end_wait", "spool.stall", "spool.retry.cap", "spool.retry.denied", "shutdown.drain", "shutdown.pod_drain", "shutdown.quiet"} {
 		k, ok := there[key]
 		require.True(t, ok, key)
 		assert.NotEmpty(t, k.Default, key)
-		l := load(t, k.Env+"="+k.Example)
+		l := load(t, k.Env+"="+k.Example, "FAIRLEAD_SPOOL__SIZE=10GiB")
 		assert.Contains(t, config.Diff(sidecar.Default(), l.Config), key)
 	}
 }

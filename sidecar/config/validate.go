@@ -88,6 +88,9 @@ func (s Spool) validate(check *config.Check, listeners []Listener) {
 	case s.Dir == "" && slices.ContainsFunc(listeners, func(l Listener) bool { return l.Delivery == DeliverySpool }):
 		check.Refuse("spool.dir", "required, since a listener has delivery: spool")
 	}
+	if s.Retry.Cap < s.Retry.Base {
+		check.Refuse("spool.retry.cap", "allowed: at least spool.retry.base, which is %s", config.FormatDuration(s.Retry.Base))
+	}
 	if s.KeyFile == "" && len(s.OldKeyFiles) > 0 {
 		check.Refuse("spool.key_file", "required, since spool.old_key_files is set")
 	}
