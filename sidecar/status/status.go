@@ -132,7 +132,7 @@ type Event struct {
 	Tunnel   int       `json:"tunnel" doc:"slot"`
 	State    string    `json:"state" enum:"disconnected,connecting,connected,resuming,draining,failed"`
 	Attempt  int       `json:"attempt,omitempty"`
-	DelayMS  int64     `json:"delay_ms,omitempty" doc:"until the next attempt"`
+	DelayMS  int64     `json:"delay_ms,omitempty" doc:"until the next attempt; before the attempt, with state connecting"`
 	Endpoint string    `json:"endpoint,omitempty"`
 	Code     string    `json:"code,omitempty"`
 	Reason   string    `json:"reason"`

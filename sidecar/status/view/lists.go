@@ -82,7 +82,11 @@ func what(e status.Event) string {
 		s += fmt.Sprintf(", attempt %d", e.Attempt)
 	}
 	if e.DelayMS > 0 {
-		s += ", next in " + shortly(time.Duration(min(e.DelayMS, 1<<40))*time.Millisecond)
+		when := ", next in "
+		if e.State == "connecting" { // the delay was the one before
+			when = ", after "
+		}
+		s += when + shortly(time.Duration(min(e.DelayMS, 1<<40))*time.Millisecond)
 	}
 	if e.Endpoint != "" {
 		s += " (" + host(e.Endpoint) + ")"

@@ -107,7 +107,7 @@ export function drawEvents(events) {
     return { node: el('li', {}, time, el('span', {}, state), about), update(e) {
       setTime(time, when(e.time), clock(when(e.time)));
       setBadge(state, e.state, tones[e.state]);
-      set(about, [`tunnel ${e.tunnel}`, e.attempt > 0 && `attempt ${e.attempt}`, e.delay_ms > 0 && `next in ${ms(e.delay_ms)}`, e.endpoint && name(e.endpoint, 120), e.code && name(e.code, 20), name(e.reason, 400)].filter(Boolean).join(' · '));
+      set(about, [`tunnel ${e.tunnel}`, e.attempt > 0 && `attempt ${e.attempt}`, e.delay_ms > 0 && `${e.state === 'connecting' ? 'after' : 'next in'} ${ms(e.delay_ms)}`, e.endpoint && name(e.endpoint, 120), e.code && name(e.code, 20), name(e.reason, 400)].filter(Boolean).join(' · '));
     } };
   });
 }
