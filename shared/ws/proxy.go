@@ -133,12 +133,13 @@ func (a *dialAttempt) proxyFailed(cause error, addr string) error {
 
 // proxyRefused explains an answer other than 2xx, with its first line.
 func (a *dialAttempt) proxyRefused(resp *http.Response, via *url.URL, addr string) error {
-	if resp.StatusCode == http.StatusProxyAuthRequired {
+	// Some proxies, tinyproxy among them, answer wrong credentials as a server would.
+	if resp.StatusCode == http.StatusProxyAuthRequired || resp.StatusCode == http.StatusUnauthorized {
 		why := "and was given none"
 		if via.User != nil {
 			why = "and refused those that it was given"
 		}
-		return errs.New(errs.ProxyAuth, "the proxy at %s wants credentials (407, %s) %s", a.addr, schemes(resp.Header), why)
+		return errs.New(errs.ProxyAuth, "the proxy at %s wants credentials (%d, %s) %s", a.addr, resp.StatusCode, schemes(resp.Header), why)
 	}
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // as much as came
 	return errs.New(errs.ProxyFailed, "the proxy at %s answered %q instead of connecting to %s: %q", a.addr, clip(resp.Status), addr, firstLine(body)).

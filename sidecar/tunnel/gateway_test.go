@@ -113,6 +113,7 @@ func newGateway(t *testing.T) *gateway {
 }
 
 func (g *gateway) stop() {
+	_ = g.l.Close() // Serve may not have begun, and then Shutdown knows of no listener
 	_ = g.srv.Shutdown()
 	g.end(nil)
 	g.cut()
