@@ -73,6 +73,8 @@ func TestDecompressingAllocatesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	require.Zero(t, allocs)
 	require.True(t, bytes.Equal(content, plain))
+	if !raced { // zstd has pools
+		require.Zero(t, allocs)
+	}
 }

@@ -1,0 +1,6 @@
+//go:build race
+
+package link
+
+// raced: the race detector lets pools forget at random.
+const raced = true
