@@ -135,7 +135,7 @@ func (s *site) startSidecar(cfg Config, log *slog.Logger, ca *testbed.CA, token 
 	c.Tunnels = sidecarconfig.Tunnels{Min: tunnels, Max: tunnels}
 	c.Reconnect = sidecarconfig.Reconnect{Base: reconnectBase, Cap: reconnectCap, Enabled: true}
 	for _, priority := range priorities() {
-		c.Listeners = append(c.Listeners, sidecarconfig.Listener{Name: priority, Listen: "127.0.0.1:0", Route: route, Priority: priority, Delivery: sidecarconfig.DeliveryStream})
+		c.Listeners = append(c.Listeners, sidecarconfig.Listener{Name: priority, Listen: "127.0.0.1:0", Route: route, Priority: priority, Delivery: sidecarconfig.DeliveryStream, Compression: "auto"})
 	}
 	c.Tunnel.Heartbeat = cfg.Heartbeat
 	c.Admin.Listen = ""

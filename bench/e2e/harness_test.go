@@ -232,6 +232,9 @@ func (w *world) addBackend(name, addr string) gatewayconfig.Backend {
 
 // addRoute adds a route and a listener of its name.
 func (w *world) addRoute(name string, r gatewayconfig.Route, priority string) {
+	if r.Compression == "" {
+		r.Compression = "auto"
+	}
 	w.gatewayConfig.Routes[name] = r
 	w.addListener(name, name, loopback, priority)
 }
