@@ -56,6 +56,8 @@ type App struct {
 	admin      *admin.Server
 	ask        context.CancelCauseFunc
 	asked      context.Context // ends when the API asks to stop, or reconnecting was given up; its cause says which
+	quitting   chan struct{}   // closed when the API was asked to quit, be it after another wish to stop
+	quitOnce   sync.Once
 	stopping   stopping
 	wasReady   atomic.Bool
 
@@ -77,7 +79,7 @@ type bound struct {
 
 // New builds a sidecar. Everything it listens on is bound when New returns.
 func New(cfg config.Config, opts Options) (_ *App, err error) {
-	a := &App{cfg: cfg, loaded: opts.Loaded, log: opts.Logger, opts: opts, started: time.Now().UTC()}
+	a := &App{cfg: cfg, loaded: opts.Loaded, log: opts.Logger, opts: opts, started: time.Now().UTC(), quitting: make(chan struct{})}
 	a.asked, a.ask = context.WithCancelCause(context.Background())
 	if a.stack, err = lifecycle.NewStack(lifecycle.StackConfig{Log: opts.Logger}); err != nil {
 		return nil, err
@@ -128,7 +130,7 @@ func (a *App) newAdmin() (err error) {
 		}
 	}
 	c := admin.Config{Listen: a.cfg.Admin.Listen, Ready: a.ready, Status: a.Status, Reconnect: a.pool.Reconnect,
-		Drain: func() { a.ask(errDrain) }, Quit: func() { a.ask(errQuit) }, SetLevel: setLevel, Logger: a.log,
+		Drain: func() { a.ask(errDrain) }, Quit: a.quit, SetLevel: setLevel, Logger: a.log,
 		Metrics: func(w io.Writer) error { _, err := a.metrics.WriteTo(w); return err }}
 	if a.spool != nil {
 		c.Routes = func(mux *http.ServeMux) { a.spool.Routes(mux) }

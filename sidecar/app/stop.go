@@ -51,6 +51,13 @@ func (s *stopping) begun() bool {
 	return s.phase != ""
 }
 
+// until is when what the stop waits for now is waited for no longer.
+func (s *stopping) until() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.deadline
+}
+
 // status is nil while nothing stops.
 func (s *stopping) status() *status.Shutdown {
 	s.mu.Lock()
@@ -112,13 +119,14 @@ func (a *App) stopServing(why string, quiet, patience time.Duration) {
 	a.stopping.enter(serving, why, deadline)
 	a.log.Info("stopping", logging.FieldReason, why, "phase", serving, "connections", a.connections(), "time", patience.String())
 	done := make(chan error, 1)
-	go func() { done <- a.endListeners(ctx, quiet) }()
+	go func() { done <- a.endListeners(ctx, why, quiet) }()
 	tick := time.NewTicker(progressTime)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
-			a.log.Info("waiting for the application's connections", logging.FieldReason, why, "connections", a.connections(), "left", time.Until(deadline).Round(time.Second).String())
+			left := time.Until(a.stopping.until()).Round(time.Second)
+			a.log.Info("waiting for the application's connections", logging.FieldReason, why, "connections", a.connections(), "left", left.String())
 			continue
 		case err := <-done:
 			end := "quiet"
@@ -132,18 +140,47 @@ func (a *App) stopServing(why string, quiet, patience time.Duration) {
 	}
 }
 
-func (a *App) endListeners(ctx context.Context, quiet time.Duration) error {
+// endListeners ends as Drain of the listeners does. Whoever asks to quit meanwhile is done, and waited for no longer than if
+// that had been the first wish.
+func (a *App) endListeners(ctx context.Context, why string, quiet time.Duration) error {
 	all := a.allListeners()
 	if len(all) == 0 {
 		return nil
 	}
 	if cause := context.Cause(a.asked); errors.Is(cause, errQuit) || errors.Is(cause, errs.GaveUp) {
-		for _, l := range all {
-			l.StopAccepting()
-		}
-		quiet = 0
+		return endNow(ctx, all)
 	}
-	return listener.Drain(ctx, quiet, all...)
+	untilQuit, quit := context.WithCancel(ctx)
+	defer quit()
+	drained := make(chan error, 1)
+	go func() { drained <- listener.Drain(untilQuit, quiet, all...) }()
+	select {
+	case err := <-drained:
+		return err
+	case <-a.quitting:
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.config().Shutdown.Drain)
+	defer cancel()
+	deadline, _ := ctx.Deadline()
+	a.stopping.enter(serving, why, deadline)
+	a.log.Info("the application is done", logging.FieldReason, "api_quit", "connections", a.connections(), "time", time.Until(deadline).Round(time.Millisecond).String())
+	err := endNow(ctx, all)
+	quit() // nothing is left that it could cut
+	return errors.Join(err, <-drained)
+}
+
+// endNow accepts no more, and waits for what is open until ctx ends.
+func endNow(ctx context.Context, all []*listener.Listener) error {
+	for _, l := range all {
+		l.StopAccepting()
+	}
+	return listener.Drain(ctx, 0, all...)
+}
+
+// quit is the wish of an application that knows that it is done, also while the sidecar stops already.
+func (a *App) quit() {
+	a.ask(errQuit)
+	a.quitOnce.Do(func() { close(a.quitting) })
 }
 
 // closeListeners closes what stopServing has left, which is nothing but after a construction that failed.

@@ -103,6 +103,25 @@ func TestQuitAcceptsNothingMore(t *testing.T) {
 	require.NoError(t, stop(), "and it does not wait for the quiet")
 }
 
+func TestQuitCountsAfterAnotherWishToStop(t *testing.T) {
+	cfg := newConfig(newGateway(t))
+	cfg.Shutdown = config.Shutdown{Drain: 50 * time.Millisecond, PodDrain: time.Hour, Quiet: time.Hour}
+	opts, log := options(t)
+	opts.InPod = true
+	a, stop := start(t, cfg, opts)
+	eventually(t, "ready", a.Ready)
+	idle := dial(t, a, "git")
+	stopped := make(chan error, 1)
+	go func() { stopped <- stop() }()
+	eventually(t, "stopping", func() bool { return a.Status().Shutdown != nil })
+	echoes(t, idle)
+	code, _ := ask(t, a, "POST", "/quitquitquit")
+	assert.Equal(t, 202, code)
+	require.NoError(t, <-stopped, "neither the pod's time nor the quiet is waited for")
+	assert.Contains(t, log.String(), `"msg":"the application is done","reason":"api_quit","connections":1`)
+	assert.Contains(t, log.String(), "1 connections of listener git were cut")
+}
+
 // Verifies: R1.9
 func TestGivingUpCanEndTheProcess(t *testing.T) {
 	cfg := newConfig(newGateway(t))
