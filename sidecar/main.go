@@ -110,8 +110,8 @@ func run(ctx context.Context, flags sharedconfig.Flags) error {
 	if a, err = app.New(cfg, opts); err != nil {
 		return err
 	}
+	log.Info("listening", listening(a, cfg)...) // before a reload can take a listener away
 	close(built)
-	log.Info("listening", listening(a, cfg)...)
 	err = a.Run(ctx)
 	if sig, ok := lifecycle.SignalOf(ctx); ok && !a.WasReady() && err == nil {
 		os.Exit(sig.ExitCode()) // ended before it was ready
