@@ -61,7 +61,7 @@ type App struct {
 	stopping   stopping
 	wasReady   atomic.Bool
 
-	reloading sync.Mutex // one reload at a time
+	reloading sync.Mutex // one reload at a time, and no stop begins meanwhile
 
 	mu        sync.Mutex // guards what follows
 	cfg       config.Config

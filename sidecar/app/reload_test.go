@@ -4,6 +4,7 @@ import (
 	"net"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -141,4 +142,36 @@ func TestReloadFile(t *testing.T) {
 	assert.Equal(t, errs.ConfigInvalid.Info().HTTP, code)
 	assert.Contains(t, body, "c.yaml:1: queue.size: 0")
 	assert.Contains(t, log.String(), "what was loaded before stays in force")
+}
+
+func TestAStopWaitsForTheReloadUnderWay(t *testing.T) {
+	cfg := newConfig(newGateway(t))
+	cfg.Shutdown = config.Shutdown{Drain: time.Minute, Quiet: time.Millisecond}
+	opts, _ := options(t)
+	reloading, goOn := make(chan struct{}), make(chan struct{})
+	opts.SetLevel = func(string) error {
+		close(reloading)
+		<-goOn
+		return nil
+	}
+	a, stop := start(t, cfg, opts)
+	eventually(t, "ready", a.Ready)
+	next := cfg
+	next.Listeners = append([]config.Listener{}, cfg.Listeners[0], another("late"))
+	next.Log.Level = "debug"
+	reloaded, stopped := make(chan error, 1), make(chan error, 1)
+	go func() {
+		_, err := a.Reload(next)
+		reloaded <- err
+	}()
+	<-reloading
+	go func() { stopped <- stop() }()
+	assert.Never(t, func() bool { return a.Status().Shutdown != nil }, 50*time.Millisecond, 5*time.Millisecond)
+	close(goOn)
+	require.NoError(t, <-reloaded)
+	late := a.Addr("late").String()
+	require.NoError(t, <-stopped)
+	refused(t, late)
+	_, err := a.Reload(cfg)
+	assert.ErrorIs(t, err, errs.ShuttingDown)
 }

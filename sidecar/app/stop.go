@@ -9,6 +9,7 @@ import (
 	"fairlead/shared/errs"
 	"fairlead/shared/lifecycle"
 	"fairlead/shared/logging"
+	"fairlead/sidecar/config"
 	"fairlead/sidecar/listener"
 	"fairlead/sidecar/spool"
 	"fairlead/sidecar/status"
@@ -71,8 +72,8 @@ func (s *stopping) status() *status.Shutdown {
 // stop ends everything in order: the application's connections, the spool, the tunnels, the API.
 func (a *App) stop(ctx context.Context, stopPool context.CancelFunc) {
 	defer stopPool()
-	why, cfg := a.reason(ctx), a.config()
-	a.stopServing(why, cfg.Shutdown.Quiet, a.serveTime())
+	why, cfg, patience := a.begin(ctx)
+	a.stopServing(why, cfg.Shutdown.Quiet, patience)
 	if a.spool != nil {
 		a.deliver(why, cfg.Shutdown.Drain)
 	}
@@ -82,6 +83,16 @@ func (a *App) stop(ctx context.Context, stopPool context.CancelFunc) {
 	if err := a.stack.Stop(closeCtx); err != nil {
 		a.log.Warn("stopped with open ends", logging.FieldError, err.Error())
 	}
+}
+
+// begin makes it known that the sidecar stops. A reload that is under way comes first, and the next one is refused: whatever
+// listens from now on is known to those who end it.
+func (a *App) begin(ctx context.Context) (why string, cfg config.Config, patience time.Duration) {
+	a.reloading.Lock()
+	defer a.reloading.Unlock()
+	why, cfg, patience = a.reason(ctx), a.config(), a.serveTime()
+	a.stopping.enter(serving, why, time.Now().Add(patience))
+	return why, cfg, patience
 }
 
 // serveTime is how long connections are served after the wish to stop.
