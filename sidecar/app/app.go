@@ -61,6 +61,7 @@ type App struct {
 	stopping   stopping
 	wasReady   atomic.Bool
 
+	loading   sync.Mutex // one reload of the file at a time; apart from reloading, for a file that is slow to read must delay no stop
 	reloading sync.Mutex // one reload at a time, and no stop begins meanwhile
 
 	mu        sync.Mutex // guards what follows

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 
@@ -21,8 +22,11 @@ func reloadable() []string {
 // Reloaded is what a reload came to.
 type Reloaded = status.Reloaded
 
-// ReloadFile reads the configuration anew, as at the start, and takes it.
+// ReloadFile reads the configuration anew, as at the start, and takes it. What was read first is taken first, or an old file
+// could win over a newer one.
 func (a *App) ReloadFile() (Reloaded, error) {
+	a.loading.Lock()
+	defer a.loading.Unlock()
 	loaded, err := a.opts.Load()
 	if err != nil {
 		a.notReloaded(err)
@@ -30,11 +34,28 @@ func (a *App) ReloadFile() (Reloaded, error) {
 	}
 	r, err := a.Reload(loaded.Config)
 	if err == nil {
-		a.mu.Lock()
-		a.loaded = loaded
-		a.mu.Unlock()
+		a.show(loaded, r.NeedsRestart)
 	}
 	return r, err
+}
+
+// show makes what was loaded the configuration that is shown, but for the keys that wait for a restart: those stay as they
+// are in force.
+func (a *App) show(loaded *sharedconfig.Loaded[config.Config], waiting []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	shown := *loaded
+	shown.Config, shown.Sources = a.cfg, maps.Clone(loaded.Sources)
+	for _, key := range waiting {
+		delete(shown.Sources, key) // a default has none
+		if a.loaded == nil {
+			continue
+		}
+		if source, ok := a.loaded.Sources[key]; ok {
+			shown.Sources[key] = source
+		}
+	}
+	a.loaded = &shown
 }
 
 func (a *App) notReloaded(err error) {
@@ -58,6 +79,9 @@ func (a *App) Reload(cfg config.Config) (r Reloaded, err error) {
 func (a *App) replace(cfg config.Config) (r Reloaded, err error) {
 	if problems := cfg.Validate(); len(problems) > 0 { // Load has found them already, but not every caller has it from there
 		return r, errs.Wrap(errs.ConfigInvalid, sharedconfig.Problems(problems), "the configuration")
+	}
+	if len(cfg.Listeners) == 0 {
+		return r, errs.New(errs.ConfigInvalid, "listeners: none; at least one has to stay")
 	}
 	if a.stopping.begun() {
 		return r, errs.New(errs.ShuttingDown, "the sidecar is stopping")

@@ -175,3 +175,70 @@ func TestAStopWaitsForTheReloadUnderWay(t *testing.T) {
 	_, err := a.Reload(cfg)
 	assert.ErrorIs(t, err, errs.ShuttingDown)
 }
+
+func TestReloadLeavesAListener(t *testing.T) {
+	cfg := newConfig(newGateway(t))
+	cfg.Shutdown.Quiet = time.Millisecond
+	a, _, _ := run(t, cfg)
+	next := cfg
+	next.Listeners = nil
+	_, err := a.Reload(next)
+	require.ErrorIs(t, err, errs.ConfigInvalid)
+	dial(t, a, "git")
+}
+
+func TestReloadsOfTheFileComeOneAfterTheOther(t *testing.T) {
+	cfg := newConfig(newGateway(t))
+	cfg.Shutdown.Quiet = time.Millisecond
+	opts, _ := options(t)
+	opts.Loaded = &sharedconfig.Loaded[config.Config]{Config: cfg}
+	loading, goOn := make(chan int, 2), make(chan struct{})
+	size := 10
+	opts.Load = func() (*sharedconfig.Loaded[config.Config], error) { // what it reads gets newer and newer
+		size++
+		next := *opts.Loaded
+		next.Config.Queue.Size = size
+		loading <- size
+		<-goOn
+		return &next, nil
+	}
+	a, _ := start(t, cfg, opts)
+	done := make(chan error, 2)
+	reload := func() {
+		_, err := a.ReloadFile()
+		done <- err
+	}
+	go reload()
+	<-loading
+	go reload()
+	assert.Never(t, func() bool { return len(loading) > 0 }, 50*time.Millisecond, 5*time.Millisecond)
+	close(goOn)
+	require.NoError(t, <-done)
+	require.NoError(t, <-done)
+	assert.Equal(t, 12, a.Status().Queue.Size)
+}
+
+func TestTheConfigurationThatIsShownIsInForce(t *testing.T) {
+	cfg := newConfig(newGateway(t))
+	cfg.Shutdown.Quiet = time.Millisecond
+	opts, _ := options(t)
+	opts.Loaded = &sharedconfig.Loaded[config.Config]{Config: cfg, Sources: map[string]string{"queue.size": "c.yaml:1"}}
+	opts.Load = func() (*sharedconfig.Loaded[config.Config], error) {
+		next := *opts.Loaded
+		next.Config.Queue.Size, next.Config.StateFile = 7, "/elsewhere"
+		next.Sources = map[string]string{"queue.size": "c.yaml:2", "state_file": "c.yaml:3"}
+		return &next, nil
+	}
+	a, _ := start(t, cfg, opts)
+	r, err := a.ReloadFile()
+	require.NoError(t, err)
+	assert.Equal(t, []string{"state_file"}, r.NeedsRestart)
+	shown := map[string]sharedconfig.Entry{}
+	for _, e := range a.effective() {
+		shown[e.Key] = e
+	}
+	assert.EqualValues(t, 7, shown["queue.size"].Value)
+	assert.Equal(t, "c.yaml:2", shown["queue.size"].Source)
+	assert.Equal(t, "", shown["state_file"].Value, "it waits for the restart")
+	assert.Equal(t, sharedconfig.SourceDefault, shown["state_file"].Source)
+}
