@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -113,11 +114,19 @@ func (a *App) replace(cfg config.Config) (r Reloaded, err error) {
 	a.queue.Configure(queueConfig(cfg.Queue, a))
 	a.apply(plan)
 	r.Applied, r.NeedsRestart = sharedconfig.Split(sharedconfig.Diff(before, cfg), reloadable())
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	cfg.StateFile, cfg.Spool, cfg.Admin, cfg.Log.Format = before.StateFile, before.Spool, before.Admin, before.Log.Format
+	a.mu.Lock()
 	a.cfg = cfg
+	a.mu.Unlock()
+	a.tryAgain()
 	return r, nil
+}
+
+// tryAgain ends having given up: what was reloaded, or a file that it names, may have been the reason.
+func (a *App) tryAgain() {
+	if errors.Is(a.pool.Usable(), errs.GaveUp) {
+		a.pool.Reconnect()
+	}
 }
 
 // listenerPlan is what becomes of the listeners, in the order of the configuration.

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"net"
 	"path/filepath"
 	"testing"
@@ -241,4 +242,33 @@ func TestTheConfigurationThatIsShownIsInForce(t *testing.T) {
 	assert.Equal(t, "c.yaml:2", shown["queue.size"].Source)
 	assert.Equal(t, "", shown["state_file"].Value, "it waits for the restart")
 	assert.Equal(t, sharedconfig.SourceDefault, shown["state_file"].Source)
+}
+
+func TestReloadEndsHavingGivenUp(t *testing.T) {
+	cfg := newConfig(newGateway(t))
+	cfg.Shutdown.Quiet = time.Millisecond
+	good := cfg
+	cfg.Gateway.Token, cfg.Reconnect.MaxAttempts = "bad", 2
+	a, _, _ := run(t, cfg)
+	eventually(t, "given up", func() bool { return a.Status().State == "failed" })
+	_, err := a.Reload(good)
+	require.NoError(t, err)
+	eventually(t, "ready", a.Ready)
+	dial(t, a, "git")
+}
+
+func TestReloadCanLetGivingUpEndTheProcess(t *testing.T) {
+	cfg := newConfig(newGateway(t))
+	cfg.Shutdown.Quiet = time.Millisecond
+	cfg.Gateway.Token, cfg.Reconnect.MaxAttempts = "bad", 1
+	opts, _ := options(t)
+	a, err := New(cfg, opts)
+	require.NoError(t, err)
+	ran := make(chan error, 1)
+	go func() { ran <- a.Run(context.Background()) }()
+	eventually(t, "given up", func() bool { return a.Status().State == "failed" })
+	cfg.Reconnect.Exit = true
+	_, err = a.Reload(cfg)
+	require.NoError(t, err)
+	assert.ErrorIs(t, <-ran, errs.GaveUp)
 }
