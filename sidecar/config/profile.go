@@ -13,7 +13,7 @@ func (c Config) ProfileName() string { return c.Profile }
 func (c Config) Profiles() []config.Profile[Config] {
 	return []config.Profile[Config]{
 		{Name: "stable", Doc: "a path that hardly ever fails, as inside a data centre: failures are told soon.", Defaults: stable()},
-		{Name: "unstable", Doc: "a path that stalls and breaks, as over Wi-Fi, mobile networks and busy load balancers: it never gives up, notices dead paths soon, and connections wait for longer.",
+		{Name: "unstable", Doc: "a path that stalls and breaks, as over Wi-Fi, mobile networks and busy load balancers: it never gives up, notices dead paths sooner, and more connections wait for longer.",
 			Defaults: unstable()},
 		{Name: "low-bandwidth", Doc: "a slow path, as over satellites and metered links: one tunnel, little in flight so that a shell stays usable, much patience.",
 			Defaults: lowBandwidth()},
@@ -48,7 +48,7 @@ func lowBandwidth() Config {
 	c.Tunnels.Max = 1 // tunnels would compete for what there is
 	c.Reconnect.Cap, c.Reconnect.MaxAttempts = time.Minute, 0
 	c.Queue.Wait, c.Queue.Release = 2*time.Minute, 10
-	c.Tunnel.Window, c.Tunnel.MaxWindow = 64*config.KiB, config.MiB
+	c.Tunnel.Window, c.Tunnel.MaxWindow = 32*config.KiB, 128*config.KiB // what is under way of a transfer is what a keystroke waits for
 	c.Shutdown.Drain = time.Minute
 	return c
 }
