@@ -80,13 +80,17 @@ func (w *wire) banner(ctx context.Context) (string, error) {
 	defer timer.Stop()
 	select {
 	case p := <-got:
-		return p.text, p.err
+		if p.err == nil || ctx.Err() == nil { // else the stream was aborted for it
+			return p.text, p.err
+		}
 	case <-ctx.Done():
+		w.abort()
+		<-got
 	case <-timer.C:
-	}
-	w.abort()
-	if p := <-got; p.err == nil {
-		return p.text, nil
+		w.abort()
+		if p := <-got; p.err == nil {
+			return p.text, nil
+		}
 	}
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return "", ctx.Err()
