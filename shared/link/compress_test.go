@@ -226,15 +226,27 @@ func TestWhatCompressingBringsIsForgotten(t *testing.T) {
 	var p packing
 	p.start()
 	require.True(t, p.wants(1<<20, &lane))
-	for p.wants(1<<20, &lane) {
-		p.tried(MaxPayload, MaxPayload/2, 100*time.Millisecond) // no processor had time for it
+	slow := func() {
+		for p.wants(1<<20, &lane) {
+			p.tried(MaxPayload, MaxPayload/2, 100*time.Millisecond) // no processor has time for it
+		}
 	}
-	sent := 0
-	for ; !p.wants(1<<20, &lane); sent += MaxPayload {
-		p.passed(MaxPayload)
-		require.Less(t, sent, 2*packForget)
+	after := func() (sent int) {
+		for ; !p.wants(1<<20, &lane); sent += MaxPayload {
+			p.passed(MaxPayload)
+			require.Less(t, sent, 2*packMaxPause)
+		}
+		return sent
 	}
-	require.GreaterOrEqual(t, sent+MaxPayload, packForget)
+	for want := packForget; want <= 4*packForget; want *= 2 {
+		slow()
+		require.InDelta(t, want, after(), MaxPayload)
+	}
+	for range packWorth {
+		p.tried(MaxPayload, MaxPayload/2, time.Millisecond)
+	}
+	slow()
+	require.InDelta(t, packForget, after(), MaxPayload)
 }
 
 func TestAMeterForgets(t *testing.T) {

@@ -18,8 +18,9 @@ const (
 	packMargin = 4
 
 	// After so many bytes that were not compressed because the lane was too fast, it is not relied on any more what
-	// compressing them would bring.
+	// compressing them would bring; twice as many each time, up to packMaxPause, until so many frames in a row were worth it.
 	packForget = 4 << 20
+	packWorth  = 16
 
 	// On a slow lane, a frame is cut to so many times what the lane takes in frameTime at most, because it shrinks.
 	packStretch = 4
@@ -31,6 +32,8 @@ type packing struct {
 	skip    int   // bytes to send as they are before the next try
 	pause   int   // what skip was after the last try, if that was in vain
 	plain   int   // bytes sent as they are, because the lane was too fast
+	forget  int   // how many of them are enough
+	worth   int   // frames that shrank since
 	stretch int   // how many times smaller frames become
 	gain    meter // bytes saved, and the time that it took
 }
@@ -65,7 +68,7 @@ func expectedGain() meter { return meter{bytes: 300 << 10, spent: time.Milliseco
 
 // start lets the stream be compressed from here on.
 func (p *packing) start() {
-	p.on, p.stretch, p.gain = true, 1, expectedGain()
+	p.on, p.stretch, p.forget, p.gain = true, 1, packForget, expectedGain()
 }
 
 // wants says whether the next frame is to be compressed, of a stream that has so many bytes to send, on a lane of that rate.
@@ -79,8 +82,9 @@ func (p *packing) passed(n int) {
 		p.skip -= min(p.skip, n)
 		return
 	}
-	if p.plain += n; p.plain >= packForget {
-		p.plain, p.gain = 0, expectedGain()
+	p.worth = 0
+	if p.plain += n; p.plain >= p.forget {
+		p.plain, p.forget, p.gain = 0, min(2*p.forget, packMaxPause), expectedGain()
 	}
 }
 
@@ -89,6 +93,9 @@ func (p *packing) tried(plain, packed int, spent time.Duration) {
 	p.plain = 0
 	if shrinks(plain, packed) {
 		p.pause = 0
+		if p.worth++; p.worth >= packWorth {
+			p.forget = packForget
+		}
 		p.stretch = min(max(plain/max(packed, 1), 1), packStretch)
 		p.gain.add(plain-packed, spent)
 		return
