@@ -118,7 +118,8 @@ func (w *world) recovery(how outage, length time.Duration) (old, fresh time.Dura
 //
 // Verifies: R1.3, R1.4, R5.1, R5.2, R5.4
 func TestConnectionsWaitForATunnel(t *testing.T) {
-	require.Equal(t, sidecarconfig.Queue{Size: 100, Wait: 30 * time.Second}, sidecarconfig.Default().Queue)
+	queue := sidecarconfig.Default().Queue
+	require.Equal(t, []any{100, 30 * time.Second}, []any{queue.Size, queue.Wait})
 	w := newWorld(t, withQuickLink(), withoutWaiting(), withTarget("normal", newTarget(t, echoServer)),
 		withListener("high", "normal", "high"), withListener("low", "normal", "low"),
 		withSidecar(func(c *sidecarconfig.Config) { c.Queue = sidecarconfig.Queue{Size: 6, Wait: patience} }),
