@@ -263,7 +263,7 @@ func TestThePoolGivesUpAsOne(t *testing.T) {
 func TestNobodyGivesUpWhileATunnelIsUp(t *testing.T) {
 	g := newGateway(t)
 	var refused atomic.Int64
-	var taken atomic.Bool // both slots may be in their handshakes at once
+	var taken atomic.Bool
 	g.with(func() {
 		g.turn = func() error {
 			if taken.Swap(true) {
@@ -273,8 +273,9 @@ func TestNobodyGivesUpWhileATunnelIsUp(t *testing.T) {
 			return nil
 		}
 	})
-	r := startPool(t, func(c *Config) { c.Min, c.Max, c.Backoff.MaxAttempts = 2, 2, 2 }, g)
+	r := startPool(t, func(c *Config) { c.Backoff.MaxAttempts = 2 }, g)
 	eventually(t, "ready", r.Ready)
+	require.NoError(t, r.Reconfigure(r.changedBy(func(c *Config) { c.Min, c.Max = 2, 2 })))
 	eventually(t, "the second one is tried for long", func() bool { return refused.Load() > 10 })
 	assert.True(t, r.Ready())
 	_, n := r.counts()
