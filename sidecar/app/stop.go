@@ -11,7 +11,6 @@ import (
 	"fairlead/shared/logging"
 	"fairlead/sidecar/config"
 	"fairlead/sidecar/listener"
-	"fairlead/sidecar/spool"
 	"fairlead/sidecar/status"
 )
 
@@ -209,7 +208,7 @@ func (a *App) deliver(why string, patience time.Duration) {
 	defer cancel()
 	deadline, _ := ctx.Deadline()
 	a.stopping.enter(delivering, why, deadline)
-	left := a.spool.Drain(ctx, func(spool.Status) {}) // it logs its progress
+	left := a.spool.Drain(ctx, nil) // it logs its progress
 	end := "delivered"
 	if left.Connections > 0 {
 		end = "kept"
