@@ -41,7 +41,11 @@ type Config struct {
 	// Tunnel is the limits of one tunnel.
 	Tunnel Tunnel `koanf:"tunnel" doc:"Limits of one tunnel. The sidecar has most of them too; the smaller value of both counts."`
 	// Store is where shared state is kept.
-	Store Store `koanf:"store" doc:"Where shared state is kept."`
+	Store Store `koanf:"store" doc:"Where the state is kept that replicas share: who owns which tunnel, limits, circuits, revocations, host keys of first use."`
+	// Peer is how replicas reach each other.
+	Peer Peer `koanf:"peer" doc:"How replicas reach each other, with store.kind: redis."`
+	// Balance is how tunnels are spread anew.
+	Balance Balance `koanf:"balance" doc:"How tunnels are spread anew over replicas, one by one and without cutting a stream."`
 	// Audit is the log of who did what.
 	Audit Audit `koanf:"audit" doc:"The hash-chained log of who did what."`
 	// Metrics bounds what is measured.
@@ -98,7 +102,9 @@ func Default() Config {
 		Breaker:     Breaker{Failures: 5, RetryAfter: time.Minute},
 		SSHPool:     SSHPool{ChannelsPerConnection: 10, Connections: 3, ConnectionsPerTenant: 32, Keepalive: time.Minute, Idle: 5 * time.Minute, MaxAge: time.Hour, WarmFor: 15 * time.Minute},
 		Tunnel:      Tunnel{ResumeTTL: time.Minute, Link: config.DefaultLink()},
-		Store:       Store{Kind: StoreMemory},
+		Store:       Store{Kind: StoreMemory, Mode: "standalone", Prefix: "fairlead", Timeout: 50 * time.Millisecond},
+		Peer:        Peer{Listen: ":8444"},
+		Balance:     Balance{Tolerance: 25, PerMinute: 60},
 		Audit:       defaultAudit(),
 		Metrics:     Metrics{Tenants: 200},
 		Reload:      Reload{Watch: 5 * time.Second},

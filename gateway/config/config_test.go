@@ -97,7 +97,7 @@ func TestReportsAllProblemsAtOnce(t *testing.T) {
 	assert.Equal(t, []string{
 		"c.yaml:8: backends.Bad: not a name; allowed: " + name,
 		"c.yaml:14: tiers.default.bandwidth: 5: allowed: a size with its unit (B, KiB, MiB, GiB), such as 64KiB, from 0B",
-		"c.yaml:18: peer: unknown key; allowed here: listen, trusted_proxies, deflate, tls, auth, backends, routes, policy, opens, tiers, limits, revocations, breaker, ssh_pool, tunnel, store, audit, metrics, reload, admin, shutdown or log",
+		"c.yaml:18: colour: unknown key; allowed here: listen, trusted_proxies, deflate, tls, auth, backends, routes, policy, opens, tiers, limits, revocations, breaker, ssh_pool, tunnel, store, peer, balance, audit, metrics, reload, admin, shutdown or log",
 		"c.yaml:15: breaker.failures: 0: allowed: a whole number from 1",
 		`c.yaml:1: listen: "8443": allowed: host:port`,
 		`c.yaml:2: trusted_proxies[1]: "10.0.0.1": allowed: a network such as 10.0.0.0/8 or fd00::/8`,
@@ -115,7 +115,8 @@ func TestReportsAllProblemsAtOnce(t *testing.T) {
 		`c.yaml:13: policy[0].routes[0]: "nope": no such route; allowed: * and db, git, lost`,
 		`c.yaml:13: policy[1].tenants: []: allowed: at least one tenant or glob`,
 		`c.yaml:13: policy[1].routes: []: allowed: at least one route, or *`,
-		`c.yaml:16: store.kind: "redis": not available in this version; allowed: memory`,
+		`c.yaml:16: store.address: "": required`,
+		`default: peer.secret_file: "": required`,
 		`c.yaml:17: admin.token_file: "": this or admin.tokens is required, since admin.listen can be reached from other machines`,
 	}, problems(t, `listen: "8443"
 trusted_proxies: [10.0.0.0/8, 10.0.0.1]
@@ -134,7 +135,7 @@ tiers: {default: {bandwidth: 5}}
 breaker: {failures: 0}
 store: {kind: redis}
 admin: {listen: ":9902"}
-peer: {listen: ":1"}
+colour: red
 `))
 }
 

@@ -40,15 +40,6 @@ type Tunnel struct {
 	config.Link `koanf:",squash"`
 }
 
-// StoreMemory keeps state in the process.
-const StoreMemory = "memory"
-
-// Store is where shared state is kept.
-type Store struct {
-	// Kind is "memory", the only one in this version.
-	Kind string `koanf:"kind" allowed:"only memory in this version" doc:"memory: in the process, for a single gateway" example:"memory"`
-}
-
 // Admin is the admin API.
 type Admin struct {
 	// Listen is host:port; empty switches the admin API off.

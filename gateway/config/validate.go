@@ -27,9 +27,8 @@ func (c Config) Validate() []config.Problem {
 	c.validatePolicy(&check)
 	c.Limits.validate(&check)
 	c.Tunnel.Validate(&check, "tunnel")
-	if c.Store.Kind != StoreMemory {
-		check.Unavailable("store.kind", StoreMemory)
-	}
+	c.Store.validate(&check)
+	c.Peer.validate(&check, c.Store)
 	c.Admin.validate(&check)
 	return check.Problems
 }

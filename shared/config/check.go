@@ -17,11 +17,6 @@ func (c *Check) Refuse(key, format string, args ...any) {
 	c.Problems = append(c.Problems, Problem{Key: key, Allowed: fmt.Sprintf(format, args...)})
 }
 
-// Unavailable refuses a value that this version cannot serve; allowed says what it can.
-func (c *Check) Unavailable(key, allowed string) {
-	c.Refuse(key, "not available in this version; allowed: %s", allowed)
-}
-
 // Required refuses an empty string.
 func (c *Check) Required(key, value string) bool {
 	if value == "" {

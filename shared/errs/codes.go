@@ -109,6 +109,14 @@ const (
 	ReviewUnavailable  Code = 427
 	DialQueueFull      Code = 428
 	ProbeOver          Code = 430
+	StoreUnavailable   Code = 431
+	OwnerGone          Code = 432
+	OwnerUnreachable   Code = 433
+	OwnerUnknown       Code = 434
+	LeaseLost          Code = 435
+	PeerRefused        Code = 436
+	Rebalanced         Code = 437
+	DrainEnded         Code = 438
 	SpoolFull          Code = 440
 	SpoolCorrupt       Code = 441
 	SpoolFailed        Code = 442
@@ -190,6 +198,14 @@ var table = map[Code]Info{
 	ReviewUnavailable:  {"the cluster could not be asked about the token", "Check that the gateway reaches the cluster's API and may create tokenreviews.", 503, CloseTryLater, ExitFailed},
 	DialQueueFull:      {"too many opens of the tenant wait for the backend", "Open fewer connections at once; see whether the backend is slow to connect.", 503, CloseTryLater, ExitFailed},
 	ProbeOver:          {"the probe has had its bytes or its time", "Nothing: a probe is for trying the path, not for carrying data. Ask `sidecar doctor` for less, with --throughput.", 413, CloseLimit, ExitFailed},
+	StoreUnavailable:   {"the store that replicas share cannot be used", "Check store.address, its credentials, and that Redis runs, has memory and is no read-only replica. Until then each gateway goes by what it knows itself.", 503, CloseTryLater, ExitFailed},
+	OwnerGone:          {"the gateway replica that held the tunnel is gone", "Nothing: the sidecar makes a new tunnel. If it happens outside of crashes, see that shutdown.drain is long enough for streams to finish.", 404, CloseUnknown, ExitFailed},
+	OwnerUnreachable:   {"the gateway replica that holds the tunnel cannot be reached", "Check that replicas reach each other on peer.listen, and what peer.advertise says. The sidecar makes a new tunnel.", 404, CloseUnknown, ExitFailed},
+	OwnerUnknown:       {"it cannot be found out which gateway replica holds the tunnel", "Check the store (FL-S431); the sidecar tries again, and may reach the replica itself.", 503, CloseTryLater, ExitFailed},
+	LeaseLost:          {"another gateway replica has given the tunnel up, because this one could not be reached", "Nothing: the sidecar has been told, and has a new tunnel. Check the network between replicas.", 404, CloseUnknown, ExitFailed},
+	PeerRefused:        {"a gateway replica was not accepted by another one", "Check that peer.secret_file holds the same secret at all replicas.", 403, ClosePolicy, ExitFailed},
+	Rebalanced:         {"the gateway asks for the tunnel to be moved", "Nothing: the sidecar opens another tunnel, and streams that are open finish on the old one.", 503, CloseRestart, ExitFailed},
+	DrainEnded:         {"the stream was cut at the end of the gateway's drain", "Connect again. If streams need longer, raise shutdown.drain, and in Kubernetes terminationGracePeriodSeconds with it.", 503, CloseRestart, ExitFailed},
 	SpoolFull:          {"the spool is full", "See the sidecar's status for why it is not delivered; raise spool.size if outages last longer, or free space on the disk.", 503, CloseTryLater, ExitFailed},
 	SpoolCorrupt:       {"a spooled connection is damaged", "Look at it with `sidecar spool show`; `sidecar spool retry` delivers what is valid of it, `sidecar spool drop` removes it. Check the disk.", 500, CloseInternal, ExitFailed},
 	SpoolFailed:        {"the spool cannot be written or read", "Check the disk under spool.dir, its free space and its health.", 500, CloseInternal, ExitFailed},
