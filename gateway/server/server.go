@@ -314,10 +314,12 @@ func (s *Server) tunnel(ctx *fasthttp.RequestCtx, guest *guest) {
 		answer(ctx, err)
 		return
 	}
+	// The header is a copy: the request's memory is used again.
+	arrival := session.Arrival{Who: who, Client: peer, Authorization: string(ctx.Request.Header.Peek("Authorization"))}
 	_ = s.upgrader.Upgrade(ctx, func(c *websocket.Conn) { // a refusal is answered by the upgrader
 		guest.upgraded()
 		defer guest.leave()
-		if err := s.handOver(c, who, peer); err != nil {
+		if err := s.handOver(c, arrival); err != nil {
 			s.cfg.Logger.Error("cannot use a connection", logging.Error(err)...)
 			c.Close()
 		}
@@ -326,7 +328,7 @@ func (s *Server) tunnel(ctx *fasthttp.RequestCtx, guest *guest) {
 
 // handOver gives an upgraded connection to the registry. When it returns, fasthttp takes the request's memory back; the
 // connection stays the registry's (KeepHijackedConns).
-func (s *Server) handOver(c *websocket.Conn, who session.Identity, peer string) (err error) {
+func (s *Server) handOver(c *websocket.Conn, arrival session.Arrival) (err error) {
 	if !s.enter() {
 		return errs.New(errs.ShuttingDown, "the gateway is shutting down")
 	}
@@ -334,7 +336,8 @@ func (s *Server) handOver(c *websocket.Conn, who session.Identity, peer string) 
 	return lifecycle.Guard(s.cfg.Logger, "handshake", func() error {
 		conn, err := ws.New(c, s.cfg.MaxMessage)
 		if err == nil {
-			s.cfg.Sessions.Serve(conn, who, peer)
+			arrival.Conn = conn
+			s.cfg.Sessions.Serve(arrival)
 		}
 		return err
 	})

@@ -3,19 +3,34 @@ package session
 import (
 	"context"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"fairlead/shared/errs"
 	"fairlead/shared/link"
+	"fairlead/shared/logging"
 )
 
+// drain is a drain and how far it has come.
+type drain struct {
+	since, deadline time.Time
+	tunnels         int // there were when it began
+	ended           atomic.Int64
+}
+
+// tellEvery is how often a drain says in the log how far it has come.
+const tellEvery = 5 * time.Second
+
 // Drain takes no new tunnels, tells the sidecars to move, and returns when no stream is left or ctx ends; then the tunnels
-// are closed. What is left is ended with the code of a shutdown. Sidecars are told a delay at random within spread, so that
-// they do not all move at once.
+// are closed. Until then tunnels work: they can be resumed, here and through other replicas, and open streams. What is left
+// when ctx ends is ended with a code that says so. Sidecars are told a delay at random within spread, so that they do not all
+// move at once.
 func (r *Registry) Drain(ctx context.Context, deadline, spread time.Duration) {
 	reason := errs.New(errs.Draining, "the gateway is going away")
+	now := r.cfg.Now()
 	r.mu.Lock()
 	r.draining = &link.GoAway{Reason: reason, Deadline: deadline}
+	r.drain = &drain{since: now, deadline: now.Add(deadline), tunnels: len(r.sessions)}
 	r.mu.Unlock()
 	all := r.snapshot()
 	for _, s := range all {
@@ -23,30 +38,66 @@ func (r *Registry) Drain(ctx context.Context, deadline, spread time.Duration) {
 		if spread > 0 {
 			delay = rand.N(spread)
 		}
+		s.moving.Store(true)
 		s.tunnel.SendGoAway(link.GoAway{Reason: reason, Deadline: deadline, Delay: delay})
 	}
-	r.cfg.Logger.Info("draining", "tunnels", len(all), "streams", r.count().Streams, "deadline", deadline.String())
+	c := r.count()
+	r.cfg.Logger.Info("draining", logging.FieldCode, errs.Draining.String(), "tunnels", len(all), "streams", c.Streams, "deadline", deadline.String())
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for r.count().Streams > 0 {
+	told := time.Now()
+	for c.Streams > 0 {
 		select {
 		case <-ctx.Done():
-			r.cfg.Logger.Warn("drain deadline passed", "streams", r.count().Streams)
+			r.cutStreams()
 			return
 		case <-tick.C:
 		}
+		if c = r.count(); time.Since(told) >= tellEvery {
+			told = time.Now()
+			r.cfg.Logger.Info("draining", logging.FieldCode, errs.Draining.String(), "tunnels", c.Tunnels, "streams", c.Streams, "deadline_in", max(r.drain.deadline.Sub(r.cfg.Now()), 0).String())
+		}
 	}
-	r.cfg.Logger.Info("drained")
+	r.cfg.Logger.Info("drained", "tunnels", c.Tunnels)
+}
+
+// cutStreams ends what remains at the deadline.
+func (r *Registry) cutStreams() {
+	c := r.count()
+	r.drain.ended.Store(int64(c.Streams))
+	r.cut.Add(c.Streams)
+	r.cfg.Logger.Warn("drain deadline passed", logging.FieldCode, errs.DrainEnded.String(), "streams", c.Streams)
+	for _, s := range r.snapshot() {
+		if s.tunnel.Stats().Streams > 0 {
+			s.tunnel.Close(errs.New(errs.DrainEnded, "the gateway was stopped, and its drain of %v is over", r.draining.Deadline))
+		}
+	}
 }
 
 // Draining says whether Drain was called.
-func (r *Registry) Draining() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.draining != nil
+func (r *Registry) Draining() bool { return !r.Progress().Since.IsZero() }
+
+// Progress is how far a drain has come.
+type Progress struct {
+	Since, Deadline  time.Time // zero: there is none
+	Before           int       // tunnels there were when it began
+	Tunnels, Streams int       // left
+	Ended            int       // streams that were cut at the deadline
 }
 
-// Close ends all tunnels, tells their sidecars why, and waits for everything that runs, but no longer than ctx.
+// Progress tells how far the drain has come.
+func (r *Registry) Progress() Progress {
+	r.mu.Lock()
+	d := r.drain
+	r.mu.Unlock()
+	if d == nil {
+		return Progress{}
+	}
+	c := r.count()
+	return Progress{Since: d.since, Deadline: d.deadline, Before: d.tunnels, Tunnels: c.Tunnels, Streams: c.Streams, Ended: int(d.ended.Load())}
+}
+
+// Close ends all tunnels, tells their sidecars and the store why, and waits for everything that runs, but no longer than ctx.
 func (r *Registry) Close(ctx context.Context) error {
 	r.mu.Lock()
 	r.closed = true
@@ -59,6 +110,9 @@ func (r *Registry) Close(ctx context.Context) error {
 	go func() {
 		defer close(done)
 		r.wg.Wait()
+		if r.leases != nil {
+			r.leases.tell(ctx)
+		}
 	}()
 	defer r.cfg.Opener.log.Flush()
 	select {

@@ -238,7 +238,7 @@ func alice() session.Identity {
 // dial lets the registry serve a new connection, and returns its other end.
 func (w *world) dial(who session.Identity) *end {
 	client, server := pair()
-	w.serves.Go(func() { w.Serve(server, who, "192.0.2.1") })
+	w.serves.Go(func() { w.Serve(session.Arrival{Conn: server, Who: who, Client: "192.0.2.1"}) })
 	return client
 }
 

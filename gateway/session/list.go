@@ -15,6 +15,7 @@ type Info struct {
 	ID           string
 	Identity     Identity
 	Peer         string // network address of the sidecar
+	Via          string // name of the replica through which its lane comes; empty: directly
 	Attached     bool   // a lane carries it now
 	Since        time.Time
 	Stats        link.Stats
@@ -28,9 +29,9 @@ func (r *Registry) List() []Info {
 	for _, s := range r.snapshot() {
 		st := s.tunnel.Stats()
 		s.mu.Lock()
-		f := s.flow
+		f, from := s.flow, s.from.Load()
 		s.mu.Unlock()
-		list = append(list, Info{ID: s.id(), Identity: s.who.Identity(), Peer: *s.peer.Load(), Attached: st.Attached, Since: s.since, Stats: st,
+		list = append(list, Info{ID: s.id(), Identity: s.who.Identity(), Peer: from.client, Via: from.via, Attached: st.Attached, Since: s.since, Stats: st,
 			SentRate: f.sentRate, ReceivedRate: f.receivedRate})
 	}
 	slices.SortFunc(list, func(a, b Info) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID)) })
@@ -86,7 +87,7 @@ type Totals struct {
 // Totals adds up.
 func (r *Registry) Totals() Totals {
 	o := r.cfg.Opener
-	t := Totals{Sent: o.streams.sent.Get(), Received: o.streams.received.Get(), Resumes: r.resumed.Get(), Lost: r.lost.Get()}
+	t := Totals{Sent: o.streams.sent.Get(), Received: o.streams.received.Get(), Resumes: r.resumed.Get() + r.relayed.Get(), Lost: r.lost.Get()}
 	for _, one := range o.TenantTotals() {
 		t.Opened, t.Refused, t.Failed = t.Opened+one.Opened, t.Refused+one.Refused, t.Failed+one.Failed
 	}

@@ -87,7 +87,7 @@ func TestWhereASidecarIsIsToldAnewWithEachOfItsConnections(t *testing.T) {
 		s.cut()
 		synctest.Wait()
 		client, server := pair()
-		w.serves.Go(func() { w.Serve(server, alice(), "192.0.2.2") })
+		w.serves.Go(func() { w.Serve(session.Arrival{Conn: server, Who: alice(), Client: "192.0.2.2"}) })
 		lane, err := s.Resume(context.Background(), client)
 		require.NoError(t, err)
 		s.conn = client

@@ -27,6 +27,7 @@ type Config struct {
 	Link      link.Config   // of every tunnel; its callbacks are set here
 	ResumeTTL time.Duration // how long a tunnel without a lane is held
 	Handshake time.Duration // for the handshake of the link
+	Replicas  Replicas      // of which this gateway is one
 	Opener    *Opener
 	Limits    Limits
 	Verify    func(ctx context.Context, token string, was Identity) (Identity, error) // of a token that is to replace was's
@@ -46,11 +47,14 @@ type Registry struct {
 	mu       sync.Mutex
 	sessions map[link.ID]*session
 	draining *link.GoAway
+	drain    *drain // with draining
 	closed   bool
 	wg       sync.WaitGroup // lanes and sessions
 
-	resumed, refused, lost *metrics.Counter
-	rtt                    *metrics.PrometheusHistogram
+	leases *leases // nil: there are no other replicas
+
+	resumed, relayed, refused, lost, cut *metrics.Counter
+	rtt                                  *metrics.PrometheusHistogram
 }
 
 // session is one tunnel and who it belongs to.
@@ -59,10 +63,11 @@ type session struct {
 	tunnel  *link.Tunnel
 	who     *Bearer
 	log     *slog.Logger
-	peer    atomic.Pointer[string] // network address of the sidecar, of its last connection
+	from    atomic.Pointer[origin] // of its last connection
 	since   time.Time
-	release func() // gives the tunnel's slot back
-	forget  func() // gives back its part in the tenant's memory budget, once nothing is retained any more
+	moving  atomic.Bool // its sidecar was asked to move
+	release func()      // gives the tunnel's slot back
+	forget  func()      // gives back its part in the tenant's memory budget, once nothing is retained any more
 
 	telling sync.Mutex // keeps what is recorded of lanes in order; held while that waits for the disk, which mu is not
 
@@ -83,11 +88,22 @@ func New(cfg Config) *Registry {
 		cfg.Revoked = func(Identity) error { return nil }
 	}
 	r := &Registry{cfg: cfg, ctx: ctx, end: end, sessions: map[link.ID]*session{},
-		resumed: cfg.Metrics.NewCounter("fairlead_gateway_resumes_total"),
+		resumed: cfg.Metrics.NewCounter(`fairlead_gateway_resumes_total{kind="same"}`),
+		relayed: cfg.Metrics.NewCounter(`fairlead_gateway_resumes_total{kind="relayed"}`),
 		refused: cfg.Metrics.NewCounter("fairlead_gateway_resumes_refused_total"),
 		lost:    cfg.Metrics.NewCounter("fairlead_gateway_tunnels_lost_total"),
+		cut:     cfg.Metrics.NewCounter("fairlead_gateway_drain_ended_streams_total"),
 		rtt:     cfg.Metrics.NewPrometheusHistogramExt("fairlead_gateway_tunnel_rtt_seconds", telemetry.LatencyBuckets()),
 	}
+	if cfg.Replicas.Store != nil {
+		r.leases = newLeases(r, cfg)
+	}
+	cfg.Metrics.NewGauge("fairlead_gateway_draining", func() float64 {
+		if r.Draining() {
+			return 1
+		}
+		return 0
+	})
 	cfg.Metrics.NewGauge("fairlead_gateway_tunnels", func() float64 { return float64(r.count().Tunnels) })
 	cfg.Metrics.NewGauge("fairlead_gateway_tunnels_detached", func() float64 { return float64(r.count().Detached) })
 	cfg.Metrics.NewGauge("fairlead_gateway_streams", func() float64 { return float64(r.count().Streams) })
@@ -98,27 +114,59 @@ func New(cfg Config) *Registry {
 	return r
 }
 
+// Arrival is a connection that asks for a tunnel, and who has sent it.
+type Arrival struct {
+	Conn          link.Conn
+	Who           Identity // what the token of the upgrade says
+	Client        string   // network address of the sidecar
+	Authorization string   // the header, for the replica that the tunnel may live at
+	Via           string   // name of the replica that the connection reached first; empty: this one
+}
+
+// origin is where a tunnel's lane comes from.
+type origin struct{ client, via string }
+
+func (a Arrival) origin() *origin { return &origin{a.Client, a.Via} }
+
 // Serve takes a new connection over: it performs the handshake, and leaves the connection to run as a lane in a goroutine
-// of the registry, which keeps less stack than its caller needed to get here. who is what the token of the upgrade says.
-func (r *Registry) Serve(conn link.Conn, who Identity, peer string) {
-	log := r.cfg.Logger.With(logging.FieldTenant, who.Tenant, logging.FieldSubject, who.Subject, logging.FieldPeer, peer)
+// of the registry, which keeps less stack than its caller needed to get here.
+func (r *Registry) Serve(a Arrival) {
+	r.receive(a, func(ctx context.Context, log *slog.Logger) (func(), error) { return r.handshake(ctx, a, log) })
+}
+
+// Receive is Serve for a connection that another replica has greeted, because the tunnel is this one's.
+func (r *Registry) Receive(a Arrival, hs *link.Handshake) {
+	r.receive(a, func(ctx context.Context, log *slog.Logger) (func(), error) {
+		id, ok := hs.Tunnel()
+		if !ok {
+			return nil, errs.New(errs.ProtocolViolation, "a replica brought a handshake of no tunnel")
+		}
+		return r.resume(ctx, hs, id, a, log)
+	})
+}
+
+func (r *Registry) receive(a Arrival, handshake func(context.Context, *slog.Logger) (run func(), err error)) {
+	log := r.cfg.Logger.With(logging.FieldTenant, a.Who.Tenant, logging.FieldSubject, a.Who.Subject, logging.FieldPeer, a.Client)
+	if a.Via != "" {
+		log = log.With("via", a.Via)
+	}
 	if !r.enter() {
-		refuse(conn, errs.New(errs.ShuttingDown, "the gateway is shutting down"))
+		refuse(a.Conn, errs.New(errs.ShuttingDown, "the gateway is shutting down"))
 		return
 	}
 	defer r.wg.Done()
 	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.Handshake)
 	defer cancel()
-	s, lane, err := r.handshake(ctx, conn, who, peer, log)
+	run, err := handshake(ctx, log)
 	if err != nil {
-		r.cfg.Opener.log.Say(log, slog.LevelWarn, errs.CodeOf(err).String()+who.Tenant, "tunnel refused", logging.Error(err)...)
-		refuse(conn, err)
+		r.cfg.Opener.log.Say(log, slog.LevelWarn, errs.CodeOf(err).String()+a.Who.Tenant, "tunnel refused", logging.Error(err)...)
+		refuse(a.Conn, err)
 		return
 	}
 	r.wg.Add(1)
 	go func() {
 		defer r.wg.Done()
-		s.run(lane)
+		run()
 	}()
 }
 
@@ -142,23 +190,27 @@ func refuse(conn link.Conn, err error) {
 	conn.Wait()
 }
 
-func (r *Registry) handshake(ctx context.Context, conn link.Conn, who Identity, peer string, log *slog.Logger) (*session, *link.Lane, error) {
-	hs, err := link.Greet(ctx, conn)
+func (r *Registry) handshake(ctx context.Context, a Arrival, log *slog.Logger) (run func(), err error) {
+	hs, err := link.Greet(ctx, a.Conn)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if id, ok := hs.Tunnel(); ok {
-		return r.resume(hs, id, who, peer, log)
+		return r.resume(ctx, hs, id, a, log)
 	}
-	s, lane, err := r.accept(hs, who, peer, log)
+	s, lane, err := r.accept(ctx, hs, a, log)
 	if err != nil && s == nil { // else its end is recorded
-		_ = r.cfg.Audit.Record(about(who, audit.Event{Action: audit.Connect, Result: resultOf(err), Client: peer, Code: errs.CodeOf(err), Detail: detail(err)}))
+		_ = r.cfg.Audit.Record(about(a.Who, audit.Event{Action: audit.Connect, Result: resultOf(err), Client: a.Client, Code: errs.CodeOf(err), Detail: detail(err)}))
 	}
-	return s, lane, err
+	if err != nil {
+		return nil, err
+	}
+	return func() { s.run(lane) }, nil
 }
 
 // accept makes a new tunnel. With an error there is none, but if it had been made already, it is returned too.
-func (r *Registry) accept(hs *link.Handshake, who Identity, peer string, log *slog.Logger) (*session, *link.Lane, error) {
+func (r *Registry) accept(ctx context.Context, hs *link.Handshake, a Arrival, log *slog.Logger) (*session, *link.Lane, error) {
+	who := a.Who
 	r.mu.Lock()
 	draining := r.draining != nil
 	r.mu.Unlock()
@@ -171,7 +223,7 @@ func (r *Registry) accept(hs *link.Handshake, who Identity, peer string, log *sl
 	}
 	budget, returned := r.cfg.Limits.Budget(who.Tenant, who.Tier)
 	s := &session{r: r, since: r.cfg.Now(), who: NewBearer(who), release: release, forget: returned}
-	s.peer.Store(&peer)
+	s.from.Store(a.origin())
 	cfg := r.cfg.Link
 	cfg.Budget = budget
 	cfg.ResumeTTL = r.cfg.ResumeTTL
@@ -186,6 +238,7 @@ func (r *Registry) accept(hs *link.Handshake, who Identity, peer string, log *sl
 			t.Close(errs.New(errs.ShuttingDown, "the gateway is shutting down"))
 			return
 		}
+		r.leases.begin(ctx, s)
 		// A revocation ends the tunnels that are there: this one is from here on.
 		err := r.cfg.Revoked(who)
 		if unrecorded := s.record(audit.Connect, err); err == nil {
@@ -233,39 +286,84 @@ func (r *Registry) add(s *session) bool {
 	return !r.closed
 }
 
-// resume carries a tunnel on. Whether a tunnel exists, is another tenant's, or was proven wrongly makes no difference to
-// the answer.
-func (r *Registry) resume(hs *link.Handshake, id link.ID, who Identity, peer string, log *slog.Logger) (*session, *link.Lane, error) {
+// resume carries a tunnel on, here or at the replica that has it. Whether a tunnel exists, is another tenant's, or was proven
+// wrongly makes no difference to the answer.
+func (r *Registry) resume(ctx context.Context, hs *link.Handshake, id link.ID, a Arrival, log *slog.Logger) (run func(), err error) {
 	log = log.With(logging.FieldTunnel, id.String())
-	unknown := errs.New(errs.TunnelUnknown, "there is no tunnel %s to resume here", id.String())
-	r.mu.Lock()
-	s, ok := r.sessions[id]
-	r.mu.Unlock()
-	if !ok {
-		r.lost.Inc()
-		r.resumeRefused(id, who, peer, unknown)
-		return nil, nil, unknown
+	s := r.find(id)
+	if s == nil {
+		return r.elsewhere(ctx, hs, id, a, log)
 	}
-	if was := s.who.Identity(); !was.same(who) {
-		r.refused.Inc()
-		r.cfg.Opener.log.Say(log, slog.LevelWarn, who.Tenant, "resume refused: the tunnel belongs to another identity", "owner_tenant", was.Tenant)
-		r.resumeRefused(id, who, peer, errs.New(errs.TunnelUnknown, "the tunnel belongs to another identity, of tenant %s", was.Tenant))
-		return nil, nil, unknown
+	if err := s.mayResume(a, log); err != nil {
+		return nil, err
 	}
-	lane, err := hs.Resume(s.tunnel)
+	lane, err := s.attach(ctx, hs)
 	if err != nil {
 		r.refused.Inc()
-		r.resumeRefused(id, who, peer, err)
+		r.resumeRefused(id, a, err)
 		if errors.Is(err, errs.TunnelUnknown) {
-			r.cfg.Opener.log.Say(log, slog.LevelWarn, errs.CodeOf(err).String()+who.Tenant, "resume refused", logging.Error(err)...)
-			return nil, nil, unknown
+			r.cfg.Opener.log.Say(log, slog.LevelWarn, errs.CodeOf(err).String()+a.Who.Tenant, "resume refused", logging.Error(err)...)
+			return nil, unknown(id)
 		}
-		return nil, nil, err
+		return nil, err
 	}
-	r.resumed.Inc()
-	s.peer.Store(&peer)
-	s.take(who)
-	err = r.cfg.Revoked(who) // a revocation that came since the token was verified has not met it here
+	s.resumed(a, log)
+	return func() { s.run(lane) }, nil
+}
+
+func unknown(id link.ID) error {
+	return errs.New(errs.TunnelUnknown, "there is no tunnel %s to resume here", id.String())
+}
+
+func (r *Registry) find(id link.ID) *session {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.sessions[id]
+}
+
+// Owns says whether a tunnel lives here and may be resumed by who; else the error that is to be told.
+func (r *Registry) Owns(id link.ID, a Arrival) error {
+	s := r.find(id)
+	if s == nil {
+		return unknown(id)
+	}
+	return s.mayResume(a, r.cfg.Logger.With(logging.FieldTunnel, id.String(), "via", a.Via))
+}
+
+// mayResume refuses whoever the tunnel does not belong to.
+func (s *session) mayResume(a Arrival, log *slog.Logger) error {
+	was := s.who.Identity()
+	if was.same(a.Who) {
+		return nil
+	}
+	s.r.refused.Inc()
+	s.r.cfg.Opener.log.Say(log, slog.LevelWarn, a.Who.Tenant, "resume refused: the tunnel belongs to another identity", "owner_tenant", was.Tenant)
+	s.r.resumeRefused(s.tunnel.ID(), a, errs.New(errs.TunnelUnknown, "the tunnel belongs to another identity, of tenant %s", was.Tenant))
+	return unknown(s.tunnel.ID())
+}
+
+// attach makes the connection of a handshake the tunnel's lane, if the lease allows that.
+func (s *session) attach(ctx context.Context, hs *link.Handshake) (*link.Lane, error) {
+	if err := hs.Prove(s.tunnel); err != nil { // before the lease's epoch is raised
+		return nil, err
+	}
+	if err := s.r.leases.raise(ctx, s, hs.Epoch()); err != nil {
+		return nil, err
+	}
+	return hs.Resume(s.tunnel)
+}
+
+// resumed takes note of a new lane.
+func (s *session) resumed(a Arrival, log *slog.Logger) {
+	r := s.r
+	if a.Via == "" {
+		r.resumed.Inc()
+	} else {
+		r.relayed.Inc()
+	}
+	s.from.Store(a.origin())
+	s.take(a.Who)
+	err := r.cfg.Revoked(a.Who) // a revocation that came since the token was verified has not met it here
 	s.telling.Lock()
 	if unrecorded := s.record(audit.Resume, err); err == nil {
 		err = unrecorded
@@ -274,18 +372,17 @@ func (r *Registry) resume(hs *link.Handshake, id link.ID, who Identity, peer str
 	if err != nil {
 		s.tunnel.Close(err) // the lane runs all the same, to tell the sidecar
 	}
-	s.log.Info("tunnel resumed", "epoch", s.tunnel.Stats().Epoch)
-	return s, lane, nil
+	log.Info("tunnel resumed", "epoch", s.tunnel.Stats().Epoch)
 }
 
 // resumeRefused records that somebody asked for a tunnel that is gone or not theirs, or proved it wrongly.
-func (r *Registry) resumeRefused(id link.ID, who Identity, peer string, err error) {
-	_ = r.cfg.Audit.Record(about(who, audit.Event{Action: audit.Resume, Result: audit.Refused, Client: peer, Tunnel: id.String(), Code: errs.CodeOf(err), Detail: detail(err)}))
+func (r *Registry) resumeRefused(id link.ID, a Arrival, err error) {
+	_ = r.cfg.Audit.Record(about(a.Who, audit.Event{Action: audit.Resume, Result: audit.Refused, Client: a.Client, Tunnel: id.String(), Code: errs.CodeOf(err), Detail: detail(err)}))
 }
 
 // event is an act of the tunnel's sidecar.
 func (s *session) event(action audit.Action, result audit.Result) audit.Event {
-	return about(s.who.Identity(), audit.Event{Action: action, Result: result, Client: *s.peer.Load(), Tunnel: s.id()})
+	return about(s.who.Identity(), audit.Event{Action: action, Result: result, Client: s.from.Load().client, Tunnel: s.id()})
 }
 
 // record records an act of the tunnel's sidecar that ended with err.
@@ -351,6 +448,7 @@ func (s *session) reap() {
 	s.r.mu.Lock()
 	delete(s.r.sessions, s.tunnel.ID())
 	s.r.mu.Unlock()
+	s.r.leases.end(s)
 	s.release()
 	s.tunnel.Wait()
 	s.forget()
@@ -416,7 +514,7 @@ func (s *session) renew(token string) (time.Time, error) {
 func (s *session) serve(st *link.Stream) {
 	req := st.Request()
 	log := s.log.With(streamAttrs(st)...)
-	ask := Ask{Who: s.who, Route: req.Route, Priority: req.Priority, Client: *s.peer.Load(), App: req.Peer, Tunnel: s.id(), Stream: streamID(st), Trace: link.TraceID(req.Trace)}
+	ask := Ask{Who: s.who, Route: req.Route, Priority: req.Priority, Client: s.from.Load().client, App: req.Peer, Tunnel: s.id(), Stream: streamID(st), Trace: link.TraceID(req.Trace)}
 	ctx, stop := st.Opening(s.r.ctx)
 	opened, err := s.r.cfg.Opener.Open(ctx, ask, log)
 	stop()

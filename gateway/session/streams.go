@@ -145,7 +145,7 @@ func resultOf(err error) audit.Result {
 // failure says whether err is a backend's or our own fault, rather than an answer to who asks.
 func failure(err error) bool {
 	switch errs.CodeOf(err) {
-	case errs.BackendUnreachable, errs.BackendTimeout, errs.HostKeyRefused, errs.BackendAuth, errs.SSHHandshake, errs.TargetRefused, errs.BackendBroken,
+	case errs.BackendUnreachable, errs.BackendTimeout, errs.HostKeyRefused, errs.BackendAuth, errs.SSHHandshake, errs.TargetRefused, errs.BackendBroken, errs.DrainEnded, errs.OwnerGone, errs.OwnerUnreachable, errs.LeaseLost,
 		errs.PoolExhausted, errs.OpenTimeout, errs.CircuitOpen, errs.DialQueueFull, errs.ConnectionBroken, errs.LaneLost, errs.TunnelLost, errs.ShuttingDown,
 		errs.KeyUnreadable, errs.Internal, errs.Panicked, errs.Canceled:
 		return true

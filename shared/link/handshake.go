@@ -237,12 +237,23 @@ func (t *Tunnel) caps() (caps capabilities) {
 	return caps
 }
 
+// Epoch is the number that the lane is to have.
+func (hs *Handshake) Epoch() uint64 { return hs.hello.epoch }
+
+// Prove says whether the sidecar has the tunnel's resume key; TunnelUnknown: it has not.
+func (hs *Handshake) Prove(t *Tunnel) error {
+	want := proof(t.key, t.id, hs.hello.epoch, hs.nonce[:])
+	if !hmac.Equal(want[:], hs.hello.proof[:]) {
+		return errs.New(errs.TunnelUnknown, "the proof of the resume is wrong")
+	}
+	return nil
+}
+
 // Resume carries t on over the handshake's connection, displacing the lane it has, if the sidecar proves that the tunnel
 // is its own. A refusal changes nothing. The lane is to be run by the caller.
 func (hs *Handshake) Resume(t *Tunnel) (*Lane, error) {
-	want := proof(t.key, t.id, hs.hello.epoch, hs.nonce[:])
-	if !hmac.Equal(want[:], hs.hello.proof[:]) {
-		return nil, errs.New(errs.TunnelUnknown, "the proof of the resume is wrong")
+	if err := hs.Prove(t); err != nil {
+		return nil, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -33,6 +33,14 @@ type ID [idSize]byte
 // String is the ID in hexadecimal.
 func (id ID) String() string { return hex.EncodeToString(id[:]) }
 
+// ParseID reads an ID in hexadecimal.
+func ParseID(s string) (id ID, err error) {
+	if n, err := hex.Decode(id[:], []byte(s[:min(len(s), 2*idSize)])); err != nil || n != idSize || len(s) != 2*idSize {
+		return ID{}, errs.New(errs.BadRequest, "%.64q is no id of a tunnel: %d hexadecimal digits are needed", s, 2*idSize)
+	}
+	return id, nil
+}
+
 // hello is the sidecar's first message. A zero tunnel asks for a new one.
 type hello struct {
 	version uint16

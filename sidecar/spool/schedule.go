@@ -323,7 +323,8 @@ func (s *Spool) delay(e *entry, err error, now time.Time) time.Duration {
 // ofTheTunnel says whether a failure is of the way to the gateway, and nobody's in particular.
 func ofTheTunnel(code errs.Code) bool {
 	switch code {
-	case errs.Draining, errs.ShuttingDown, errs.TunnelUnknown, errs.StreamsExhausted, errs.Displaced, errs.TunnelLimit, errs.Canceled:
+	case errs.Draining, errs.DrainEnded, errs.ShuttingDown, errs.TunnelUnknown, errs.OwnerGone, errs.OwnerUnreachable, errs.LeaseLost, errs.StreamsExhausted, errs.Displaced,
+		errs.TunnelLimit, errs.Canceled:
 		return true
 	case errs.ConnectionBroken:
 		return false

@@ -1,0 +1,189 @@
+package session
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"fairlead/gateway/store"
+	"fairlead/shared/errs"
+	"fairlead/shared/link"
+	"fairlead/shared/logging"
+)
+
+// Peers brings a sidecar's connection to the replica that owns its tunnel.
+type Peers interface {
+	// Bring asks the replica at an address to go on with a handshake; replica is the ID of the process that is meant; empty:
+	// whoever is there. Then a.Conn is the peers', and carry copies its bytes both ways until either end is closed or ctx
+	// ends. With an error a.Conn is still the caller's, and usable to say so: errs.OwnerUnreachable and errs.PeerRefused when
+	// that replica could not be asked, errs.OwnerGone when another process answers, errs.TunnelUnknown when it has no such
+	// tunnel for this identity, or what else it answered.
+	Bring(ctx context.Context, address, replica string, a Arrival, hs *link.Handshake) (carry func(context.Context) error, err error)
+}
+
+// reach bounds how long an owner may take to answer.
+const reach = 2 * time.Second
+
+// elsewhere resumes a tunnel that does not live here, at the replica that owns it, or says what has become of it.
+func (r *Registry) elsewhere(ctx context.Context, hs *link.Handshake, id link.ID, a Arrival, log *slog.Logger) (run func(), err error) {
+	carry, err := r.seek(ctx, hs, id, a, log)
+	if err != nil {
+		switch errs.CodeOf(err) {
+		case errs.OwnerUnknown, errs.Displaced: // nothing is lost
+		default:
+			r.lost.Inc()
+		}
+		r.resumeRefused(id, a, err)
+		return nil, err
+	}
+	return func() {
+		if err := carry(r.ctx); err != nil {
+			log.Info("relay ended", logging.Error(err)...)
+		}
+	}, nil
+}
+
+func (r *Registry) seek(ctx context.Context, hs *link.Handshake, id link.ID, a Arrival, log *slog.Logger) (func(context.Context) error, error) {
+	l := r.leases
+	if l == nil || a.Via != "" { // who brings it has looked already
+		return nil, unknown(id)
+	}
+	asking, cancel := context.WithTimeout(ctx, storeWait)
+	t, ok, err := l.store.Find(asking, id.String())
+	cancel()
+	switch {
+	case err != nil:
+		return l.askAll(ctx, hs, id, a, log)
+	case !ok:
+		return nil, unknown(id)
+	case t.Tenant != a.Who.Tenant || t.Subject != a.Who.Subject || t.Issuer != a.Who.Issuer:
+		r.refused.Inc()
+		r.cfg.Opener.log.Say(log, slog.LevelWarn, a.Who.Tenant, "resume refused: the tunnel belongs to another identity", "owner_tenant", t.Tenant)
+		return nil, unknown(id)
+	case t.Lost != nil:
+		return nil, lost(t)
+	}
+	return l.askOwner(ctx, hs, t, a, log)
+}
+
+// lost is what is told of a tunnel that is over.
+func lost(t store.Tunnel) error {
+	switch t.Lost.Code {
+	case errs.OwnerGone, errs.OwnerUnreachable, errs.LeaseLost:
+		return errs.New(t.Lost.Code, "%s", t.Lost.Reason)
+	}
+	return errs.New(errs.TunnelUnknown, "the tunnel ended at %s: %s %s", t.Name, t.Lost.Code, t.Lost.Reason)
+}
+
+// askOwner brings a connection to the owner of its tunnel. One that is gone or cannot be reached loses the tunnel, in the
+// store first: nobody is told that a tunnel is lost that could still be resumed.
+func (l *leases) askOwner(ctx context.Context, hs *link.Handshake, t store.Tunnel, a Arrival, log *slog.Logger) (func(context.Context) error, error) {
+	if l.replaced(t) {
+		return nil, l.fence(ctx, t, errs.OwnerGone, "replica "+t.Name+" has restarted, and its streams with it", log)
+	}
+	peers := l.r.cfg.Replicas.Peers
+	if peers == nil || t.Address == "" {
+		return nil, l.fence(ctx, t, errs.OwnerUnreachable, "replica "+t.Name+" holds the tunnel, and there is no peer port to reach it", log)
+	}
+	reaching, cancel := context.WithTimeout(ctx, reach)
+	defer cancel()
+	carry, err := peers.Bring(reaching, t.Address, t.Owner, a, hs)
+	switch errs.CodeOf(err) {
+	case 0:
+		log.Info("tunnel resumed at another replica", "owner", t.Name)
+		return carry, nil
+	case errs.OwnerGone:
+		return nil, l.fence(ctx, t, errs.OwnerGone, "replica "+t.Name+" has restarted, and its streams with it", log)
+	case errs.TunnelUnknown: // it ended there just now, and has not left word yet
+		return nil, errs.New(errs.TunnelUnknown, "the tunnel ended at %s", t.Name)
+	case errs.OwnerUnreachable, errs.PeerRefused:
+		log.Warn("the owner of a tunnel cannot be reached", append(logging.Error(err), "owner", t.Name, "address", t.Address)...)
+		if l.alive(ctx, t) {
+			return nil, l.fence(ctx, t, errs.OwnerUnreachable, "replica "+t.Name+" holds the tunnel and cannot be reached", log)
+		}
+		return nil, l.fence(ctx, t, errs.OwnerGone, "replica "+t.Name+" is gone, and its streams with it", log)
+	}
+	return nil, err
+}
+
+// replaced says whether the owner's name is another process's now, as far as is known.
+func (l *leases) replaced(t store.Tunnel) bool {
+	if t.Name == l.self.Name && t.Owner != l.self.ID {
+		return true
+	}
+	name, id := false, false
+	for _, r := range l.directory() {
+		name, id = name || r.Name == t.Name, id || r.ID == t.Owner
+	}
+	return name && !id
+}
+
+func (l *leases) directory() []store.Replica {
+	if known := l.known.Load(); known != nil {
+		return *known
+	}
+	return nil
+}
+
+// alive says whether the owner has been heard of lately.
+func (l *leases) alive(ctx context.Context, t store.Tunnel) bool {
+	ctx, cancel := context.WithTimeout(ctx, storeWait)
+	defer cancel()
+	list, err := l.store.Replicas(ctx)
+	if err != nil {
+		list = l.directory()
+	}
+	for _, r := range list {
+		if r.ID == t.Owner {
+			return true
+		}
+	}
+	return false
+}
+
+// fence gives a tunnel up, unless its owner has taken another lane since it was found: then the sidecar is to try again.
+func (l *leases) fence(ctx context.Context, t store.Tunnel, code errs.Code, why string, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(ctx, storeWait)
+	defer cancel()
+	now, fenced, err := l.store.Fence(ctx, t.ID, t.Epoch, store.Ending{Code: code, Reason: why, By: l.self.Name, At: l.r.cfg.Now()}, leaseTTL)
+	switch {
+	case err != nil:
+		return errs.Wrap(errs.OwnerUnknown, err, "%s, which the store could not be told", why)
+	case fenced:
+		log.Warn("a tunnel was given up", logging.FieldCode, code.String(), "owner", t.Name, logging.FieldReason, why, "streams", t.Streams)
+		return errs.New(code, "%s", why)
+	case now.Lost != nil:
+		return lost(now)
+	case now.ID == "":
+		return errs.New(code, "%s", why)
+	}
+	return errs.New(errs.OwnerUnknown, "replica %s holds the tunnel, cannot be reached from here, and has a newer connection of it", t.Name)
+}
+
+// askAll looks for a tunnel at every replica that was known last, because the store cannot be asked.
+func (l *leases) askAll(ctx context.Context, hs *link.Handshake, id link.ID, a Arrival, log *slog.Logger) (func(context.Context) error, error) {
+	others, denied := 0, 0
+	for _, r := range l.directory() {
+		if r.ID == l.self.ID || r.Address == "" || l.r.cfg.Replicas.Peers == nil {
+			continue
+		}
+		others++
+		reaching, cancel := context.WithTimeout(ctx, reach)
+		carry, err := l.r.cfg.Replicas.Peers.Bring(reaching, r.Address, "", a, hs)
+		cancel()
+		switch errs.CodeOf(err) {
+		case 0:
+			log.Info("tunnel resumed at another replica, without the store", "owner", r.Name)
+			return carry, nil
+		case errs.OwnerUnreachable, errs.PeerRefused:
+		case errs.TunnelUnknown:
+			denied++
+		default:
+			return nil, err
+		}
+	}
+	if others > 0 && denied == others {
+		return nil, unknown(id)
+	}
+	return nil, errs.New(errs.OwnerUnknown, "the store cannot be asked, and %d of %d other replicas that were known did not answer", others-denied, others)
+}
