@@ -15,7 +15,8 @@ import (
 )
 
 // Store is what replicas share. Its methods are safe for concurrent use and bounded by their contexts and by the store's own
-// timeouts. Their only errors are errs.StoreUnavailable, and errs.Canceled when ctx ends first.
+// timeouts. Their only errors are errs.StoreUnavailable, and errs.Canceled when ctx ends first. Strings may be anything that
+// is valid UTF-8, of any length, and are told apart byte by byte.
 type Store interface {
 	Replicas
 	Tunnels
@@ -24,8 +25,9 @@ type Store interface {
 	Revocations
 	HostKeys
 
-	// Watch tells of changes that other replicas have made, and its own, until ctx ends. It is best effort: who must know
-	// everything asks at intervals too. tell must not block.
+	// Watch tells of changes that other replicas have made, and its own, until ctx ends or the store is closed; then it
+	// returns nil. It is best effort: who must know everything asks at intervals too, and when told Missed. tell is called
+	// by one goroutine at a time, and must not block.
 	Watch(ctx context.Context, tell func(Event)) error
 
 	// Incarnation names what the store holds. It is another one once the store has lost everything (it was flushed, or it
@@ -60,6 +62,7 @@ const (
 	RevocationChanged Kind = "revocation"
 	TunnelFenced      Kind = "fenced"
 	ReplicaChanged    Kind = "replica" // one came, drains, or left in order
+	Missed            Kind = "missed"  // of anything something may have changed, and has not been told; without a name
 )
 
 // Replica is a gateway process.
@@ -168,7 +171,8 @@ type Grant struct {
 // have named: an open is granted by that of its own tier, and counts in all of them (as in package limit, of which this is
 // the shared form; the algorithm is GCRA).
 type Limits interface {
-	// Take grants or refuses in one atomic step; a refusal takes nothing.
+	// Take grants or refuses in one atomic step; a refusal takes nothing. It is not repeated when its answer is lost: what it
+	// took then comes back with Return, or by itself. A slot that is held already is renewed, whatever the limit.
 	Take(ctx context.Context, ask Ask) (Grant, error)
 	// Return frees slots.
 	Return(ctx context.Context, slots ...Slot) error
@@ -197,7 +201,8 @@ type Circuits interface {
 	PutCircuit(ctx context.Context, c Circuit, ttl time.Duration) error
 	// Circuits lists all.
 	Circuits(ctx context.Context) ([]Circuit, error)
-	// ClaimProbe makes one replica the only one to probe a backend, until ttl is over or it is released.
+	// ClaimProbe makes one replica the only one to probe a backend, until ttl is over or it is released. Who has the claim
+	// may claim again, which prolongs it.
 	ClaimProbe(ctx context.Context, backend, by string, ttl time.Duration) (claimed bool, err error)
 	// ReleaseProbe ends the claim of who has it.
 	ReleaseProbe(ctx context.Context, backend, by string) error
@@ -211,9 +216,13 @@ type Revocation struct {
 	Data    []byte    `json:"data"`    // what it says, in the words of who put it; at most 4 KiB
 }
 
+// MaxRevocations is how many revocations a store holds. More are refused, with errs.StoreUnavailable.
+const MaxRevocations = 10_000
+
 // Revocations are those of all replicas.
 type Revocations interface {
-	// PutRevocations adds or replaces; one that was removed stays so.
+	// PutRevocations adds or replaces; one that was removed stays so, and is replaced only by one that is removed too. Those
+	// that have expired are left out. There are at most MaxRevocations.
 	PutRevocations(ctx context.Context, list ...Revocation) error
 	// Revocations lists those that have not expired, removed ones too, and names what it has listed. When nothing has changed since
 	// known, list is nil and version is known.
