@@ -160,6 +160,7 @@ func (t *Tunnel) Resume(ctx context.Context, conn Conn) (*Lane, error) {
 type Handshake struct {
 	conn  Conn
 	hello hello
+	raw   []byte // HELLO's payload
 	nonce [nonceSize]byte
 	rtt   time.Duration
 }
@@ -185,13 +186,7 @@ func Greet(ctx context.Context, conn Conn) (*Handshake, error) {
 			return err
 		}
 		hs.rtt = time.Since(sent)
-		if hs.hello, err = parseHello(p); err != nil {
-			return err
-		}
-		if hs.hello.version != Version {
-			return errs.New(errs.VersionUnsupported, "the sidecar speaks version %d of the link, this gateway %d", hs.hello.version, Version)
-		}
-		return hs.hello.limits.check()
+		return hs.take(p)
 	})
 	if err != nil {
 		return nil, err

@@ -93,14 +93,16 @@ func (c *Conn) NextReader() (io.Reader, error) {
 
 // limitedReader reads one message and refuses it when it is over the limit.
 type limitedReader struct {
-	c    *Conn
-	r    io.Reader
-	left int64
+	c     *Conn
+	r     io.Reader
+	left  int64
+	ended bool // read to its end
 }
 
 func (l *limitedReader) Read(p []byte) (int, error) {
 	n, err := l.r.Read(p)
 	l.left -= int64(n)
+	l.ended = err == io.EOF
 	switch {
 	case l.left < 0:
 		return 0, errs.New(errs.MessageTooBig, "a message over %d bytes", l.c.limit)
