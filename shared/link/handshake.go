@@ -232,9 +232,6 @@ func (t *Tunnel) caps() (caps capabilities) {
 	return caps
 }
 
-// Epoch is the number that the lane is to have.
-func (hs *Handshake) Epoch() uint64 { return hs.hello.epoch }
-
 // Prove says whether the sidecar has the tunnel's resume key; TunnelUnknown: it has not.
 func (hs *Handshake) Prove(t *Tunnel) error {
 	want := proof(t.key, t.id, hs.hello.epoch, hs.nonce[:])
