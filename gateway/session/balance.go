@@ -80,7 +80,7 @@ func (r *Registry) excess(mine, tolerance int) int {
 		return 0
 	}
 	all, replicas := mine, 1
-	for _, other := range r.leases.directory() {
+	for _, other := range r.leases.directory().listed {
 		if other.ID != r.leases.self.ID && !other.Draining {
 			all += other.Tunnels
 			replicas++

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"fairlead/gateway/store"
@@ -52,10 +53,8 @@ func (r *Registry) seek(ctx context.Context, hs *link.Handshake, id link.ID, a A
 	t, ok, err := l.store.Find(asking, id.String())
 	cancel()
 	switch {
-	case err != nil:
-		return l.askAll(ctx, hs, id, a, log)
-	case !ok:
-		return nil, unknown(id)
+	case err != nil || !ok: // an owner that could not reach the store has entered nothing
+		return l.askAll(ctx, hs, id, err == nil, a, log)
 	case t.Tenant != a.Who.Tenant || t.Subject != a.Who.Subject || t.Issuer != a.Who.Issuer:
 		r.refused.Inc()
 		r.cfg.Opener.log.Say(log, slog.LevelWarn, a.Who.Tenant, "resume refused: the tunnel belongs to another identity", "owner_tenant", t.Tenant)
@@ -112,17 +111,10 @@ func (l *leases) replaced(t store.Tunnel) bool {
 		return true
 	}
 	name, id := false, false
-	for _, r := range l.directory() {
+	for _, r := range l.directory().listed {
 		name, id = name || r.Name == t.Name, id || r.ID == t.Owner
 	}
 	return name && !id
-}
-
-func (l *leases) directory() []store.Replica {
-	if known := l.known.Load(); known != nil {
-		return *known
-	}
-	return nil
 }
 
 // alive says whether the owner has been heard of lately.
@@ -131,7 +123,7 @@ func (l *leases) alive(ctx context.Context, t store.Tunnel) bool {
 	defer cancel()
 	list, err := l.store.Replicas(ctx)
 	if err != nil {
-		list = l.directory()
+		list = l.directory().listed
 	}
 	for _, r := range list {
 		if r.ID == t.Owner {
@@ -145,7 +137,7 @@ func (l *leases) alive(ctx context.Context, t store.Tunnel) bool {
 func (l *leases) fence(ctx context.Context, t store.Tunnel, code errs.Code, why string, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(ctx, storeWait)
 	defer cancel()
-	now, fenced, err := l.store.Fence(ctx, t.ID, t.Epoch, store.Ending{Code: code, Reason: why, By: l.self.Name, At: l.r.cfg.Now()}, leaseTTL)
+	now, fenced, err := l.store.Fence(ctx, t.ID, t.Epoch, store.Ending{Code: code, Reason: why, By: l.self.Name, At: l.r.cfg.Now()}, lostTTL)
 	switch {
 	case err != nil:
 		return errs.Wrap(errs.OwnerUnknown, err, "%s, which the store could not be told", why)
@@ -160,10 +152,20 @@ func (l *leases) fence(ctx context.Context, t store.Tunnel, code errs.Code, why 
 	return errs.New(errs.OwnerUnknown, "replica %s holds the tunnel, cannot be reached from here, and has a newer connection of it", t.Name)
 }
 
-// askAll looks for a tunnel at every replica that was known last, because the store cannot be asked.
-func (l *leases) askAll(ctx context.Context, hs *link.Handshake, id link.ID, a Arrival, log *slog.Logger) (func(context.Context) error, error) {
+// mostAsking bounds the tunnels that are looked for at once: an invented id costs every replica a handshake.
+const mostAsking = 8
+
+// askAll looks for a tunnel at every replica that was known last, because the store cannot be asked, or (complete) has no record of it.
+func (l *leases) askAll(ctx context.Context, hs *link.Handshake, id link.ID, complete bool, a Arrival, log *slog.Logger) (func(context.Context) error, error) {
+	select {
+	case l.asking <- struct{}{}:
+		defer func() { <-l.asking }()
+	default:
+		return nil, errs.New(errs.OwnerUnknown, "%d other tunnels are being looked for already", mostAsking)
+	}
 	others, denied := 0, 0
-	for _, r := range l.directory() {
+	known := l.directory()
+	for _, r := range append(slices.Clone(known.listed), known.missing...) {
 		if r.ID == l.self.ID || r.Address == "" || l.r.cfg.Replicas.Peers == nil {
 			continue
 		}
@@ -173,7 +175,7 @@ func (l *leases) askAll(ctx context.Context, hs *link.Handshake, id link.ID, a A
 		cancel()
 		switch errs.CodeOf(err) {
 		case 0:
-			log.Info("tunnel resumed at another replica, without the store", "owner", r.Name)
+			log.Info("tunnel resumed at another replica, of which the store does not know", "owner", r.Name)
 			return carry, nil
 		case errs.OwnerUnreachable, errs.PeerRefused:
 		case errs.TunnelUnknown:
@@ -182,8 +184,8 @@ func (l *leases) askAll(ctx context.Context, hs *link.Handshake, id link.ID, a A
 			return nil, err
 		}
 	}
-	if others > 0 && denied == others {
+	if denied == others && (complete || others > 0) {
 		return nil, unknown(id)
 	}
-	return nil, errs.New(errs.OwnerUnknown, "the store cannot be asked, and %d of %d other replicas that were known did not answer", others-denied, others)
+	return nil, errs.New(errs.OwnerUnknown, "the store does not know, and %d of %d other replicas that were known did not answer", others-denied, others)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,9 +24,11 @@ type Replicas struct {
 	Peers Peers         // nil: others cannot be reached
 }
 
-// Times of leases. A record outlives its owner by far, so that others can say what has become of it.
+// Times of leases. A record outlives its owner by far, so that others can say what has become of it; and an owner that is cut
+// off from the store is found by it.
 const (
-	leaseTTL     = 5 * time.Minute
+	leaseTTL     = time.Hour
+	lostTTL      = 10 * time.Minute // of one that is lost
 	leaseRefresh = 20 * time.Second // within this an owner that was given up learns of it, if it did not hear
 	leaseBatch   = 500              // records in one call
 	storeWait    = 500 * time.Millisecond
@@ -40,9 +43,10 @@ type leases struct {
 	store   store.Store
 	self    store.Replica
 	log     *slog.Logger
-	known   atomic.Pointer[[]store.Replica] // the directory, as seen last; nil: never
-	hurry   chan struct{}                   // refresh now
-	flushed chan struct{}                   // there are ends to tell
+	known   atomic.Pointer[directory] // as seen last; nil: never
+	asking  chan struct{}             // taken by those that look for a tunnel at every replica
+	hurry   chan struct{}             // refresh now
+	flushed chan struct{}             // there are ends to tell
 
 	mu    sync.Mutex
 	ended []store.Tunnel // to be told
@@ -51,7 +55,7 @@ type leases struct {
 }
 
 func newLeases(r *Registry, cfg Config) *leases {
-	l := &leases{r: r, store: cfg.Replicas.Store, self: cfg.Replicas.Self, log: cfg.Logger, hurry: make(chan struct{}, 1), flushed: make(chan struct{}, 1),
+	l := &leases{r: r, store: cfg.Replicas.Store, self: cfg.Replicas.Self, log: cfg.Logger, asking: make(chan struct{}, mostAsking), hurry: make(chan struct{}, 1), flushed: make(chan struct{}, 1),
 		losses: cfg.Metrics.NewCounter("fairlead_gateway_lease_losses_total"),
 		untold: cfg.Metrics.NewCounter("fairlead_gateway_tunnel_ends_untold_total")}
 	return l
@@ -159,8 +163,8 @@ func (l *leases) tell(ctx context.Context) {
 		if len(batch) == 0 {
 			return
 		}
-		if err := l.store.End(ctx, leaseTTL, batch...); err != nil {
-			l.drop(l.r.cfg.Now().Add(-leaseTTL))
+		if err := l.store.End(ctx, lostTTL, batch...); err != nil {
+			l.drop(l.r.cfg.Now().Add(-lostTTL))
 			return
 		}
 		l.mu.Lock()
@@ -246,11 +250,49 @@ func (r *Registry) Fenced(id string) {
 	}
 }
 
+// missed is how long a replica is remembered that the directory does not list any more: it may be cut off from the store only.
+const missed = time.Minute
+
 // Know takes the directory of replicas.
 func (r *Registry) Know(replicas []store.Replica) {
 	if r.leases != nil {
-		r.leases.known.Store(&replicas)
+		r.leases.know(replicas)
 	}
+}
+
+// know takes the directory, and keeps those that are missing in it for a while, unless another process has their name.
+func (l *leases) know(replicas []store.Replica) {
+	now := l.r.cfg.Now()
+	next := directory{listed: replicas, seen: map[string]time.Time{}}
+	for _, r := range replicas {
+		next.seen[r.ID] = now
+	}
+	if was := l.known.Load(); was != nil {
+		for _, r := range append(was.listed, was.missing...) {
+			_, listed := next.seen[r.ID]
+			renamed := slices.ContainsFunc(replicas, func(other store.Replica) bool { return other.Name == r.Name })
+			if !listed && !renamed && now.Sub(was.seen[r.ID]) < missed {
+				next.missing = append(next.missing, r)
+				next.seen[r.ID] = was.seen[r.ID]
+			}
+		}
+	}
+	l.known.Store(&next)
+}
+
+// directory is who is there.
+type directory struct {
+	listed  []store.Replica
+	missing []store.Replica // that were listed a while ago
+	seen    map[string]time.Time
+}
+
+// directory lists the replicas that were seen lately, this one too.
+func (l *leases) directory() directory {
+	if known := l.known.Load(); known != nil {
+		return *known
+	}
+	return directory{}
 }
 
 // named finds a tunnel by its ID in hexadecimal.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,11 +41,11 @@ type replica struct {
 // cutStore is the store as one replica reaches it, or does not.
 type cutStore struct {
 	store.Store
-	cut bool
+	cut atomic.Bool
 }
 
 func (s *cutStore) err() error {
-	if s.cut {
+	if s.cut.Load() {
 		return errs.New(errs.StoreUnavailable, "cut off")
 	}
 	return nil
@@ -143,7 +144,7 @@ func (r *replica) start() {
 
 // crash ends a replica without a word to the store, and starts another one in its place.
 func (r *replica) crash() {
-	r.store.cut = true
+	r.store.cut.Store(true)
 	r.end()
 	r.start()
 }
@@ -158,14 +159,14 @@ func (r *replica) end() {
 func (c *replicas) know() {
 	var list []store.Replica
 	for _, r := range c.all {
-		if !r.store.cut {
+		if !r.store.cut.Load() {
 			require.NoError(c.t, c.shared.Announce(context.Background(), r.self, 15*time.Second))
 		}
 	}
 	list, err := c.shared.Replicas(context.Background())
 	require.NoError(c.t, err)
 	for _, r := range c.all {
-		if !r.store.cut {
+		if !r.store.cut.Load() {
 			r.Know(list)
 		}
 	}
@@ -279,11 +280,11 @@ func TestAnOwnerThatDoesNotHearOfItLearnsByItsLease(t *testing.T) {
 		s := owner.mustConnect(alice())
 		s.cut()
 		c.apartFrom(0, 1, true)
-		owner.store.cut = true
+		owner.store.cut.Store(true)
 		require.ErrorIs(t, other.resume(s, alice()), errs.OwnerUnreachable)
 		pass(30 * time.Second)
 		assert.Len(t, owner.List(), 1, "it cannot know")
-		owner.store.cut = false
+		owner.store.cut.Store(false)
 		pass(20 * time.Second)
 		synctest.Wait()
 		assert.Empty(t, owner.List())
@@ -348,7 +349,7 @@ func TestWithoutTheStoreReplicasAskEachOther(t *testing.T) {
 		s := c.all[0].mustConnect(alice())
 		st := s.open(t)
 		for _, r := range c.all {
-			r.store.cut = true
+			r.store.cut.Store(true)
 		}
 		for i := range 6 {
 			_, err := fmt.Fprintf(st, "%d", i)
@@ -371,7 +372,7 @@ func TestWithoutTheStoreReplicasAskEachOther(t *testing.T) {
 		synctest.Wait()
 		require.ErrorIs(t, c.all[2].resume(s, alice()), errs.TunnelUnknown, "all have answered")
 		for _, r := range c.all {
-			r.store.cut = false
+			r.store.cut.Store(false)
 		}
 	})
 }
