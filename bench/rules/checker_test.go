@@ -81,9 +81,9 @@ func owners() []owner {
 		{"github.com/go-redis", []string{"gateway/store"}},
 		{"github.com/knadh/koanf", []string{"shared/config"}},
 		{"github.com/afex/hystrix-go", []string{"gateway/breaker"}},
-		{"go.uber.org/ratelimit", []string{"gateway/limit", "gateway/backend", "sidecar/tunnel"}},             // the latter two pace dials
-		{"github.com/fasthttp/websocket", []string{"shared/ws", "gateway/server", "shared/testbed"}},          // the latter upgrades as gateway/server does
-		{"golang.org/x/crypto/ssh", []string{"gateway/backend", "sidecar/doctor", "shared/testbed", "bench"}}, // the doctor tries what is behind routes
+		{"go.uber.org/ratelimit", []string{"gateway/limit", "gateway/backend", "sidecar/tunnel"}},                    // the latter two pace dials
+		{"github.com/fasthttp/websocket", []string{"shared/ws", "gateway/server", "gateway/peer", "shared/testbed"}}, // all but the first upgrade, fasthttp being what they serve with
+		{"golang.org/x/crypto/ssh", []string{"gateway/backend", "sidecar/doctor", "shared/testbed", "bench"}},        // the doctor tries what is behind routes
 		{"github.com/skeema/knownhosts", []string{"gateway/backend", "shared/testbed", "bench"}},
 	}
 }

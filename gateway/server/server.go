@@ -46,6 +46,7 @@ type Config struct {
 	Audit     audit.Recorder // nil: nothing is recorded
 	Tune      func(net.Conn) // applied to accepted TCP connections
 	Deflate   bool           // plain streams may be compressed by permessage-deflate, where the route allows compression
+	Replica   string         // name of this replica, told with each answer to a sidecar, since its tunnel may be another's; empty: it is not
 	Logger    *slog.Logger
 	Metrics   *metrics.Set
 }
@@ -303,6 +304,9 @@ func (s *Server) count(result, code string) {
 // tunnel upgrades a sidecar's connection and hands it to the registry. Until the link's handshake is over, the connection
 // keeps its place at the door: a token alone does not entitle to connections that say nothing.
 func (s *Server) tunnel(ctx *fasthttp.RequestCtx, guest *guest) {
+	if s.cfg.Replica != "" {
+		defer func() { ctx.Response.Header.Set("Fairlead-Replica", s.cfg.Replica) }() // whatever the answer is
+	}
 	who, peer, err := s.authenticate(ctx)
 	if err == nil && !offers(ctx, link.Subprotocol) {
 		err = errs.New(errs.VersionUnsupported, "the client does not offer the subprotocol %s", link.Subprotocol)

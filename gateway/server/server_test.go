@@ -92,6 +92,31 @@ func TestARefusalSaysWhenToTryAgain(t *testing.T) {
 	assert.NotContains(t, f.log.String(), "msg=authenticated", "the limit comes before the token")
 }
 
+// Whatever a sidecar is answered, it learns which replica has answered: its tunnel may be another one's.
+func TestTheReplicaIsNamed(t *testing.T) {
+	f := startHasty(t, 50*time.Millisecond, func(c *server.Config) { c.Replica = "gateway-0" })
+	protocol := upgrade("Authorization", token, "Sec-WebSocket-Protocol", link.Subprotocol)
+	for _, c := range []struct {
+		header []string
+		status int
+		name   string
+	}{
+		{protocol, 101, "gateway-0"},
+		{append(protocol, "Origin", "https://elsewhere.example"), 400, "gateway-0"}, // the upgrader refuses it
+		{upgrade("Authorization", "Bearer wrong", "Sec-WebSocket-Protocol", link.Subprotocol), 401, "gateway-0"},
+		{upgrade("Authorization", token), 400, "gateway-0"},
+	} {
+		resp, _ := f.ask("GET", "/v1/tunnel", c.header...)
+		assert.Equal(t, c.status, resp.StatusCode)
+		assert.Equal(t, []string{c.name}, resp.Header.Values("Fairlead-Replica"))
+	}
+	resp, _ := f.ask("GET", "/healthz")
+	assert.Empty(t, resp.Header.Values("Fairlead-Replica"))
+	f = start(t, nil)
+	resp, _ = f.ask("GET", "/v1/tunnel")
+	assert.Empty(t, resp.Header.Values("Fairlead-Replica"), "it has no name")
+}
+
 // Verifies: R4.10
 func TestTheClientsAddress(t *testing.T) {
 	proxies := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/8")}
