@@ -17,9 +17,11 @@ import (
 	"fairlead/gateway/breaker"
 	"fairlead/gateway/config"
 	"fairlead/gateway/limit"
+	"fairlead/gateway/peer"
 	"fairlead/gateway/policy"
 	"fairlead/gateway/server"
 	"fairlead/gateway/session"
+	"fairlead/gateway/store"
 	"fairlead/shared/adminapi"
 	sharedconfig "fairlead/shared/config"
 	"fairlead/shared/errs"
@@ -68,6 +70,11 @@ type App struct {
 	revocations *auth.Revocations
 	breaker     *breaker.Breaker
 	backends    *backend.Set
+	self        store.Replica // but for what changes
+	store       store.Store
+	peer        *peer.Peer                      // nil: other replicas cannot reach this one, nor it them
+	health      chan struct{}                   // the store's has changed, or this replica's
+	known       atomic.Pointer[[]store.Replica] // the directory, as seen last; nil: never
 	sessions    *session.Registry
 	server      *server.Server
 	admin       *adminapi.Server
@@ -87,7 +94,7 @@ const (
 
 // New builds a gateway. Everything it listens on is bound when New returns.
 func New(cfg config.Config, opts Options) (_ *App, err error) {
-	a := &App{opts: opts, log: opts.Logger, started: time.Now()}
+	a := &App{opts: opts, log: opts.Logger, started: time.Now(), health: make(chan struct{}, 1)}
 	a.cfg.Store(&cfg)
 	a.effective.Store(opts.Loaded)
 	if opts.Loaded != nil {
@@ -102,7 +109,7 @@ func New(cfg config.Config, opts Options) (_ *App, err error) {
 	if a.metrics, err = telemetry.New(telemetry.Config{Prefix: "fairlead_gateway", Instance: opts.Instance, Version: opts.Version}); err != nil {
 		return nil, err
 	}
-	for _, build := range []func() error{a.newAudit, a.newAuth, a.newPolicy, a.newLimits, a.newBackends, a.newSessions, a.newServer, a.newAdmin} {
+	for _, build := range []func() error{a.newAudit, a.newStore, a.newPeer, a.newAuth, a.newPolicy, a.newLimits, a.newBackends, a.newSessions, a.newServer, a.newAdmin} {
 		if err = build(); err != nil {
 			return nil, err
 		}
@@ -128,6 +135,9 @@ func (a *App) AdminAddr() net.Addr {
 func (a *App) Run(ctx context.Context) error {
 	group, running := lifecycle.NewGroup(context.WithoutCancel(ctx), a.log)
 	group.Go("server", func(context.Context) error { return a.server.Serve() })
+	if a.peer != nil {
+		group.Go("peer port", func(context.Context) error { return a.peer.Serve() })
+	}
 	if a.admin != nil {
 		group.Go("admin", func(context.Context) error { return a.admin.Serve() })
 	}
@@ -159,7 +169,7 @@ func (a *App) Run(ctx context.Context) error {
 
 // beside is what runs beside the servers.
 func (a *App) beside() map[string]func(context.Context) error {
-	all := map[string]func(context.Context) error{"watch": a.watch, "review": a.review, "sample": a.sample}
+	all := map[string]func(context.Context) error{"watch": a.watch, "review": a.review, "sample": a.sample, "leases": a.sessions.Share, "replicas": a.share, "balance": a.balance}
 	if a.pressure != nil {
 		all["pressure"] = a.pressure.Run
 	}
@@ -183,8 +193,12 @@ func (a *App) reason(ctx context.Context) string {
 func (a *App) drain() {
 	ctx, cancel := context.WithTimeout(context.Background(), a.config().Shutdown.Drain)
 	defer cancel()
+	a.tellHealth() // others need not send anything here any more
 	var plain sync.WaitGroup
 	plain.Go(func() { a.server.Drain(ctx) })
+	if a.peer != nil {
+		plain.Go(func() { a.peer.End(ctx, a.config().Shutdown.Drain/drainSpread) })
+	}
 	a.sessions.Drain(ctx, a.config().Shutdown.Drain, a.config().Shutdown.Drain/drainSpread)
 	plain.Wait()
 }

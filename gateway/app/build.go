@@ -119,6 +119,14 @@ func (a *App) verify(ctx context.Context, token string, cert *x509.Certificate) 
 		Expires: who.Expires.Add(a.leeway(who.Issuer)), Origin: origin{who, cert}}, err
 }
 
+func (a *App) verifyHeader(ctx context.Context, authorization string, cert *x509.Certificate) (session.Identity, error) {
+	token, err := auth.TokenFromHeader(authorization)
+	if err != nil {
+		return session.Identity{}, err
+	}
+	return a.verify(ctx, token, cert)
+}
+
 // still says what has become of an identity since it was verified. That there was no time to find out says nothing.
 func (a *App) still(ctx context.Context, who session.Identity) error {
 	err := a.auth.Check(ctx, who.Origin.(origin).Identity)
@@ -159,6 +167,7 @@ func (a *App) newSessions() error {
 			Heartbeat: t.Heartbeat, Idle: t.Idle, Replica: a.opts.Instance, Budget: a.memory, Compressor: a.compressor},
 		ResumeTTL: t.ResumeTTL,
 		Handshake: handshakeTimeout,
+		Replicas:  a.replicas(),
 		Opener:    a.opener(),
 		Limits:    a.limits,
 		Verify: func(ctx context.Context, token string, was session.Identity) (session.Identity, error) {
@@ -178,13 +187,7 @@ func (a *App) newServer() (err error) {
 	cfg := server.Config{Listen: a.config().Listen, MaxMessage: int(a.config().Tunnel.MaxMessage), Sessions: a.sessions, Opener: a.sessions.Opener(), Ready: a.ready, Deflate: a.config().Deflate,
 		Tune: ws.Tune, Logger: a.log, Metrics: a.metrics.Set(), Handshake: a.limits.Handshake, Admit: a.limits.Admit, Strangers: unlimited(a.config().Limits.Unauthenticated),
 		Audit: a.audit, Standing: a.limits.Standing,
-		Verify: func(ctx context.Context, authorization string, cert *x509.Certificate) (session.Identity, error) {
-			token, err := auth.TokenFromHeader(authorization)
-			if err != nil {
-				return session.Identity{}, err
-			}
-			return a.verify(ctx, token, cert)
-		}}
+		Verify: a.verifyHeader, Replica: a.self.Name}
 	for _, cidr := range a.config().TrustedProxies {
 		p, err := netip.ParsePrefix(cidr)
 		if err != nil {

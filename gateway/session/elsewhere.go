@@ -14,12 +14,12 @@ import (
 
 // Peers brings a sidecar's connection to the replica that owns its tunnel.
 type Peers interface {
-	// Bring asks the replica at an address to go on with a handshake; replica is the ID of the process that is meant; empty:
-	// whoever is there. Then a.Conn is the peers', and carry copies its bytes both ways until either end is closed or ctx
+	// Bring asks a replica to go on with a handshake. Its ID is that of the process that is meant; empty: whoever has its
+	// address. Then a.Conn is the peers', and carry copies its bytes both ways until either end is closed or ctx
 	// ends. With an error a.Conn is still the caller's, and usable to say so: errs.OwnerUnreachable and errs.PeerRefused when
 	// that replica could not be asked, errs.OwnerGone when another process answers, errs.TunnelUnknown when it has no such
 	// tunnel for this identity, or what else it answered.
-	Bring(ctx context.Context, address, replica string, a Arrival, hs *link.Handshake) (carry func(context.Context) error, err error)
+	Bring(ctx context.Context, to store.Replica, a Arrival, hs *link.Handshake) (carry func(context.Context) error, err error)
 }
 
 // reach bounds how long an owner may take to answer.
@@ -86,7 +86,7 @@ func (l *leases) askOwner(ctx context.Context, hs *link.Handshake, t store.Tunne
 	}
 	reaching, cancel := context.WithTimeout(ctx, reach)
 	defer cancel()
-	carry, err := peers.Bring(reaching, t.Address, t.Owner, a, hs)
+	carry, err := peers.Bring(reaching, store.Replica{ID: t.Owner, Name: t.Name, Address: t.Address}, a, hs)
 	switch errs.CodeOf(err) {
 	case 0:
 		log.Info("tunnel resumed at another replica", "owner", t.Name)
@@ -171,14 +171,14 @@ func (l *leases) askAll(ctx context.Context, hs *link.Handshake, id link.ID, com
 		}
 		others++
 		reaching, cancel := context.WithTimeout(ctx, reach)
-		carry, err := l.r.cfg.Replicas.Peers.Bring(reaching, r.Address, "", a, hs)
+		carry, err := l.r.cfg.Replicas.Peers.Bring(reaching, r, a, hs)
 		cancel()
 		switch errs.CodeOf(err) {
 		case 0:
 			log.Info("tunnel resumed at another replica, of which the store does not know", "owner", r.Name)
 			return carry, nil
 		case errs.OwnerUnreachable, errs.PeerRefused:
-		case errs.TunnelUnknown:
+		case errs.TunnelUnknown, errs.OwnerGone:
 			denied++
 		default:
 			return nil, err

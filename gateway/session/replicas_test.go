@@ -87,15 +87,15 @@ func (s *cutStore) Replicas(ctx context.Context) ([]store.Replica, error) {
 }
 
 // Bring hands a connection over inside the process, as gateway/peer does between processes.
-func (r *replica) Bring(_ context.Context, address, id string, a session.Arrival, hs *link.Handshake) (func(context.Context) error, error) {
+func (r *replica) Bring(_ context.Context, to store.Replica, a session.Arrival, hs *link.Handshake) (func(context.Context) error, error) {
 	for _, other := range r.c.all {
-		if other.self.Address != address {
+		if other.self.Address != to.Address {
 			continue
 		}
 		if r.c.apart[[2]int{r.n, other.n}] || r.c.apart[[2]int{other.n, r.n}] {
 			break
 		}
-		if id != "" && other.self.ID != id {
+		if to.ID != "" && other.self.ID != to.ID {
 			return nil, errs.New(errs.OwnerGone, "another process")
 		}
 		wanted, _ := hs.Tunnel()
@@ -112,7 +112,7 @@ func (r *replica) Bring(_ context.Context, address, id string, a session.Arrival
 			return nil
 		}, nil
 	}
-	return nil, errs.New(errs.OwnerUnreachable, "nobody at %s", address)
+	return nil, errs.New(errs.OwnerUnreachable, "nobody at %s", to.Address)
 }
 
 func newReplicas(t *testing.T, n int) *replicas {

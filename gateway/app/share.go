@@ -1,0 +1,121 @@
+package app
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"fairlead/gateway/session"
+	"fairlead/gateway/store"
+	"fairlead/shared/errs"
+	"fairlead/shared/logging"
+)
+
+// What replicas tell each other while they run.
+
+// storeHealth takes note of a store that can be used again, or not any more.
+func (a *App) storeHealth(store.Health) { a.tellHealth() }
+
+// tellHealth lets the replica announce itself now.
+func (a *App) tellHealth() { signal(a.health) }
+
+// signal leaves a token in a channel that holds one.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// jittered is up to a fifth less than d, so that replicas do not act together.
+func jittered(d time.Duration) time.Duration { return d - rand.N(d/5) }
+
+// share keeps this replica in the directory and takes from the store what others have put there, until ctx ends.
+func (a *App) share(ctx context.Context) error {
+	news := make(chan struct{}, 1)
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		_ = a.store.Watch(ctx, func(e store.Event) { a.heard(e, news) }) // it ends with ctx
+	}()
+	defer func() { <-watching }()
+	defer a.withdraw()
+	announce, pull := time.NewTimer(0), time.NewTimer(jittered(pullEvery))
+	defer announce.Stop()
+	defer pull.Stop()
+	var holds string // the store's incarnation
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.health:
+			a.announce(ctx, &holds)
+			a.pull(ctx)
+		case <-announce.C:
+			a.announce(ctx, &holds)
+			announce.Reset(jittered(announceEvery))
+		case <-news:
+			a.pull(ctx)
+		case <-pull.C:
+			a.pull(ctx)
+			pull.Reset(jittered(pullEvery))
+		}
+	}
+}
+
+// heard takes an event. It must not block.
+func (a *App) heard(e store.Event, news chan struct{}) {
+	switch e.Kind {
+	case store.TunnelFenced:
+		a.sessions.Fenced(e.Name)
+	case store.ReplicaChanged:
+		a.tellHealth()
+	case store.Missed:
+		a.sessions.Refresh()
+		signal(news)
+	default:
+		signal(news)
+	}
+}
+
+// announce enters this replica in the directory and reads who else is there.
+func (a *App) announce(ctx context.Context, holds *string) {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	self, c := a.self, a.sessions.Counts()
+	self.Draining, self.Tunnels, self.Streams = a.stopping.Load(), c.Tunnels, c.Streams
+	if err := a.store.Announce(ctx, self, announceTTL); err != nil {
+		return // the store has said it
+	}
+	if list, err := a.store.Replicas(ctx); err == nil {
+		a.known.Store(&list)
+		a.sessions.Know(list)
+	}
+	if now, err := a.store.Incarnation(ctx); err == nil && now != *holds {
+		if *holds != "" {
+			a.log.Warn("the store has lost what it held; this replica puts there again what it knows", logging.FieldCode, errs.StoreUnavailable.String())
+		}
+		*holds = now
+		a.republish(ctx)
+	}
+}
+
+// withdraw takes this replica out of the directory.
+func (a *App) withdraw() {
+	ctx, cancel := context.WithTimeout(context.Background(), callTime)
+	defer cancel()
+	_ = a.store.Withdraw(ctx, a.self.ID) // it expires by itself
+}
+
+// republish puts everything that is to last into a store that has lost it.
+func (a *App) republish(context.Context) {
+	a.sessions.Refresh()
+}
+
+// pull takes what other replicas have decided.
+func (a *App) pull(context.Context) {}
+
+func (a *App) balance(ctx context.Context) error {
+	b := a.config().Balance
+	return a.sessions.Balance(ctx, session.Balance{MaxAge: b.MaxAge, Tolerance: b.Tolerance, PerMinute: b.PerMinute})
+}
