@@ -1,0 +1,2 @@
+-- Reads a tunnel's record. Writes nothing. KEYS record.
+return redis.call('GET', KEYS[1])

@@ -1,0 +1,3 @@
+-- Ends a claim of who has it. KEYS claim. ARGV by.
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1
