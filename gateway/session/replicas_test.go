@@ -385,9 +385,14 @@ func TestAStoreThatWasEmptiedIsFilledAgain(t *testing.T) {
 		for _, r := range c.all {
 			r.store.Store = fresh
 		}
-		require.ErrorIs(t, c.all[1].resume(s, alice()), errs.TunnelUnknown)
+		require.NoError(t, c.all[1].resume(s, alice()), "the replicas are asked")
+		s.cut()
 		c.all[0].Refresh()
 		synctest.Wait()
+		record, ok, err := fresh.Find(t.Context(), s.Name())
+		require.NoError(t, err)
+		require.True(t, ok)
+		assert.Equal(t, c.all[0].self.ID, record.Owner)
 		require.NoError(t, c.all[1].resume(s, alice()))
 		s.over()
 		require.NoError(t, c.shared.Close())
