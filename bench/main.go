@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"fairlead/bench/chaos"
+	"fairlead/bench/cluster"
 	"fairlead/bench/compare"
 	"fairlead/bench/demo"
 	"fairlead/bench/load"
@@ -24,7 +25,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	root := &cobra.Command{Use: "bench", Short: "Demonstrate and measure fairlead", SilenceUsage: true, SilenceErrors: true}
 	root.AddCommand(demo.Command(), compare.Command(compare.WithTunnels(load.OpenTunnels)), matrix.Command(),
-		chaos.Command(), profiles.Command(), peers.RelayCommand(), load.ClientCommand(), load.ServerCommand())
+		chaos.Command(), cluster.Command(), profiles.Command(), peers.RelayCommand(), load.ClientCommand(), load.ServerCommand())
 	err := root.ExecuteContext(ctx)
 	stop()
 	if err != nil {

@@ -35,7 +35,7 @@ func root() *cobra.Command {
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return errs.Wrap(errs.ConfigInvalid, err, "command line") })
 	flags.Register(cmd.PersistentFlags())
 	cmd.AddCommand(
-		&cobra.Command{Use: "run", Short: "Run the gateway", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), flags) }},
+		runCommand(&flags),
 		token(&flags),
 		policyCommand(&flags),
 		auditCommand(),
@@ -45,7 +45,16 @@ func root() *cobra.Command {
 	return cmd
 }
 
-func run(ctx context.Context, flags sharedconfig.Flags) error {
+// runCommand is `gateway run`.
+func runCommand(flags *sharedconfig.Flags) *cobra.Command {
+	instance, _ := os.Hostname() // without a name the log line just lacks one
+	cmd := &cobra.Command{Use: "run", Short: "Run the gateway", Args: cobra.NoArgs}
+	cmd.Flags().StringVar(&instance, "instance", instance, "name of this replica, the same after a restart; in a pod it is the pod's")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), *flags, instance) }
+	return cmd
+}
+
+func run(ctx context.Context, flags sharedconfig.Flags, instance string) error {
 	load := func() (*sharedconfig.Loaded[config.Config], error) {
 		return sharedconfig.Load(config.Default(), sharedconfig.Input{Flags: flags})
 	}
@@ -54,7 +63,6 @@ func run(ctx context.Context, flags sharedconfig.Flags) error {
 		return err
 	}
 	cfg := loaded.Config
-	instance, _ := os.Hostname() // without a name the log line just lacks one
 	log, level, err := logging.New(logging.Config{Level: cfg.Log.Level, Format: cfg.Log.Format, Writer: os.Stdout, Instance: instance, Version: version, Component: "gateway"})
 	if err != nil {
 		return err

@@ -83,7 +83,7 @@ func (f *Fairlead) Available() (bool, string) {
 // Start implements Peer.
 func (f *Fairlead) Start(ctx context.Context, env Env) (*Instance, error) {
 	if !f.given {
-		f.once.Do(func() { f.buildErr = buildFairlead(ctx, f.bin) })
+		f.once.Do(func() { f.buildErr = Build(ctx, f.bin) })
 	}
 	if f.buildErr != nil {
 		return nil, f.buildErr
@@ -225,8 +225,8 @@ func awaitReady(ctx context.Context, p *proc.Process, admin string) error {
 	})
 }
 
-// buildFairlead builds both programs into dir.
-func buildFairlead(ctx context.Context, dir string) error {
+// Build builds both programs, "sidecar" and "gateway", into dir, from the module that the working directory is in.
+func Build(ctx context.Context, dir string) error {
 	root, err := moduleRoot()
 	if err != nil {
 		return err
