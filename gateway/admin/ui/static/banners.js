@@ -61,8 +61,8 @@ export class Banners {
   }
 }
 
-// say joins what is to be said; only between two parts may a line end.
-function say(node, parts) { set(node, parts.filter(Boolean).map((p) => p.replaceAll(' ', '\u00a0')).join(' · ')); }
+// say joins what is to be said; only between two parts may a line end, unless a part is a whole sentence.
+function say(node, parts) { set(node, parts.filter(Boolean).map((p) => (p.length < 45 ? p.replaceAll(' ', '\u00a0') : p)).join(' · ')); }
 
 function banner(id, symbol) {
   const title = el('b', { role: 'status' });

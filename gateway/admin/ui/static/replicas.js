@@ -111,7 +111,7 @@ function largest(list, field) { return list.reduce((most, x) => Math.max(most, n
 function replicaRow(model) {
   const title = el('b', { class: 'name' }), self = el('span', { class: 'badge own', text: 'this one' }), draining = el('span', { class: 'badge', 'data-tone': 'warn', text: 'draining' });
   const shares = ['tunnels', 'streams'].map((field) => ({ field, bar: el('i'), text: el('b'), cell: el('td', { class: 'share' }) }));
-  for (const s of shares) s.cell.append(el('div', {}, el('span', { class: 'bar', 'aria-hidden': 'true' }, s.bar), s.text));
+  for (const s of shares) s.cell.append(el('div', {}, s.text, el('span', { class: 'bar', 'aria-hidden': 'true' }, s.bar)));
   const version = el('td', { class: 'name aside' }), up = el('td', { class: 'aside' });
   const node = el('tr', {}, el('td', {}, el('div', { class: 'head' }, title, self, draining)), ...shares.map((s) => s.cell), version, up);
   let latest = {};
