@@ -3,6 +3,7 @@
 package admin
 
 import (
+	"context"
 	"io"
 	"iter"
 	"log/slog"
@@ -30,10 +31,20 @@ type Config struct {
 	Ready   func() error
 	Metrics func(io.Writer) error // writes Prometheus text
 
-	Diagnostics func() Diagnostics
+	Diagnostics func() Diagnostics         // what it says of store and replicas only counts when Replicas is nil or fails
 	Effective   func() []Setting           // the configuration, masked, with sources
 	Live        func(after time.Time) Live // optional
 	Events      func(after uint64) Events  // optional
+
+	// Replicas tells what is known now, and asks nobody for longer than its context lasts: two seconds. A store that cannot be
+	// used is no error, but told in Store, with the replicas that were known last, of which this one is always one; an error
+	// is for what cannot be told at all. The order of lists, Replica.Self and RelaysTotal are filled in. Nil: the gateway is the
+	// only replica, and shares nothing.
+	Replicas func(context.Context) (ReplicasView, error)
+
+	// DrainProgress tells how far a drain is; without a Phase it is Serving or Finishing. Nil: only whether there is one, from
+	// Diagnostics.
+	DrainProgress func() DrainView
 
 	Tunnels   func() iter.Seq[Tunnel]
 	EndTunnel func(id string) error         // errs.NotFound when there is none

@@ -19,7 +19,7 @@ func TestAddresses(t *testing.T) {
 		"/api/tunnels/t2": `"state": "detached"`, "/api/tunnels?tenant=dev": `"id": "t2"`, "/api/tunnels?route=git": `"id": "t1"`, "/api/streams?tenant=dev": "[]\n",
 		"/api/streams?tunnel=t1&route=git&backend=git": `"pod": "p-0"`, "/api/streams?backend=other": "[]\n", "/api/tenants": `"bandwidth": 0`, "/api/backends": `"name": "git"`,
 		"/api/backends/git": `"name": "git"`, "/api/revocations": `"id": "r1"`, "/api/live?after=2026-11-24T06:00:00.5Z": `"t": "2026-11-24T06:00:01.123456789Z"`,
-		"/api/events?after=1": `"id": 2`, "/api/log-level": `"level": "info"`, "/api/openapi.json": `"openapi": "3.1.0"`,
+		"/api/replicas": `"self": "gw/1"`, "/api/drain": `"phase": "moving"`, "/api/tunnels/t1": `"via": "gw-b"`, "/api/events?after=1": `"id": 2`, "/api/log-level": `"level": "info"`, "/api/openapi.json": `"openapi": "3.1.0"`,
 		"/api/tunnel/metrics": "up 1", "/metrics": "up 1", "/healthz": "ok", "/readyz?probe=1": "ready", "/debug/pprof/": "goroutine", "/debug/pprof/goroutine?debug=1": "goroutine profile",
 		"/debug/pprof/cmdline": "admin.test", "/": "<title>page</title>", "/ui/app.js": "<title>page</title>"} {
 		status, body := a.ask("GET", path, "")
@@ -138,7 +138,7 @@ func TestRequestsAreReadStrictly(t *testing.T) {
 func TestMethods(t *testing.T) {
 	a := serve(t, nil)
 	for path, allow := range map[string]string{"/api/tunnels": "GET, HEAD, OPTIONS", "/api/tunnels/x": "GET, HEAD, DELETE, OPTIONS", "/api/log-level": "GET, HEAD, PUT, OPTIONS",
-		"/api/drain": "POST, OPTIONS", "/healthz": "GET, HEAD, OPTIONS"} {
+		"/api/drain": "GET, HEAD, POST, OPTIONS", "/healthz": "GET, HEAD, OPTIONS"} {
 		got := a.send(a.request("PATCH", path, ""))
 		assert.Equal(t, 405, got.StatusCode, path)
 		assert.Equal(t, allow, got.Header.Get("Allow"), path)
@@ -187,7 +187,7 @@ func TestAPanicCostsARequest(t *testing.T) {
 
 func TestWhatAGatewayDoesNotHave(t *testing.T) {
 	a := serve(t, func(c *admin.Config) {
-		c.Live, c.Events, c.Streams, c.EndStream, c.Tenants, c.Revocations, c.Revoke, c.Unrevoke, c.Reload, c.Level, c.Page, c.Audit, c.Registry = nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil
+		c.Live, c.Events, c.Streams, c.EndStream, c.Tenants, c.Revocations, c.Revoke, c.Unrevoke, c.Reload, c.Level, c.Page, c.Audit, c.Registry, c.Replicas, c.DrainProgress = nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil
 	})
 	for _, c := range [][2]string{{"GET", "/api/live"}, {"GET", "/api/events"}, {"GET", "/api/streams"}, {"DELETE", "/api/streams/t1/1"}, {"GET", "/api/tenants"}, {"GET", "/api/revocations"},
 		{"DELETE", "/api/revocations/r1"}, {"POST", "/api/reload"}, {"GET", "/api/log-level"}, {"GET", "/"}} {

@@ -7,8 +7,7 @@ import (
 	"fairlead/shared/errs"
 )
 
-func (a *api) diagnostics(*call, input) (any, error) { return a.cfg.Diagnostics(), nil }
-func (a *api) effective(*call, input) (any, error)   { return List[Setting](a.cfg.Effective()), nil }
+func (a *api) effective(*call, input) (any, error) { return List[Setting](a.cfg.Effective()), nil }
 
 func (a *api) live(c *call, in input) (any, error) {
 	return Present{a.cfg.Live(in.query.(*LiveQuery).After), c.caller.role}, nil

@@ -101,7 +101,7 @@ func (a *api) effects() []string {
 var (
 	moment  = time.Date(2026, 11, 24, 6, 0, 0, 123456789, time.UTC)
 	someMS  = 12.5
-	tunnel1 = admin.Tunnel{ID: "t1", Tenant: "payments/app", Subject: "s", Issuer: "i", TokenID: "j", Tier: "gold", Pod: "p-0", Peer: "192.0.2.7", Instance: "gw", State: "connected",
+	tunnel1 = admin.Tunnel{ID: "t1", Tenant: "payments/app", Subject: "s", Issuer: "i", TokenID: "j", Tier: "gold", Pod: "p-0", Peer: "192.0.2.7", Instance: "gw", Replica: "gw", Via: "gw-b", State: "connected",
 		Since: moment, Expires: moment.Add(time.Hour), Streams: 1, Opened: 2, Sent: 3, Received: 4, SentRate: 5.5, ReceivedRate: 6.5, Replayed: 7, Retained: 8, Resumes: 9, RTT: 1.25}
 	tunnel2 = admin.Tunnel{ID: "t2", Tenant: "dev", State: "detached", Since: moment.Add(-time.Minute)}
 	stream1 = admin.Stream{Tunnel: "t1", ID: "1", Tenant: "payments/app", Subject: "s", Pod: "p-0", Route: "git", Backend: "git", Mode: "passthrough", Priority: "high", App: "127.0.0.1:1",
@@ -110,6 +110,18 @@ var (
 		Pools: admin.List[admin.Pool]{{Tenant: "dev", Dialing: 1, Channels: 2, Waiting: 3, Reused: 4, Connections: admin.List[admin.Connection]{{ID: "127.0.0.1:1", Server: "SSH-2.0-x", AgeMS: 1, Channels: 2, Opened: 3, Retired: true}}}}}
 	revocation1 = admin.Revocation{ID: "r1", TokenID: "j", Subject: "s", Tenant: "dev", Issuer: "i", Reason: "lost", By: "operator", Since: moment, Expires: moment.Add(time.Hour), Ended: 2}
 )
+
+// replicas are two, in no order, with a store that is away.
+func replicas() admin.ReplicasView {
+	return admin.ReplicasView{Self: "gw/1", Store: admin.StoreView{Kind: "redis", Since: moment, Error: "connection refused"},
+		Replicas: admin.List[admin.Replica]{{ID: "gw-b/2", Name: "gw-b", Address: "192.0.2.9:8444", Version: "1", Started: moment, Draining: true, Tunnels: 5, Streams: 6},
+			{ID: "gw/1", Name: "gw", Address: "192.0.2.8:8444", Version: "1", Started: moment, Tunnels: 1, Streams: 3}},
+		Relays: admin.List[admin.Relay]{{Tunnel: "t9", Owner: "gw-b", Client: "192.0.2.7", Since: moment.Add(time.Second), Sent: 1, Received: 2},
+			{Tunnel: "t8", Owner: "gw-b", Client: "192.0.2.7", Since: moment, Sent: 3, Received: 4}},
+		Leases: admin.LeaseCounts{Held: 1, Lost: 2}, Resumes: admin.ResumeCounts{Same: 3, Relayed: 4, Refused: 5, Lost: 6}}
+}
+
+var drain1 = admin.DrainView{Draining: true, Reason: "signal_term", Since: moment, Deadline: moment.Add(30 * time.Second), Tunnels: 7, Streams: 8, Moved: 9, Ended: 10, Phase: admin.Moving}
 
 func diagnostics() admin.Diagnostics {
 	return admin.Diagnostics{Instance: "gw", Version: "1", Started: moment, State: "serving", Tunnels: 1, Detached: 2, Streams: 3, Store: "redis", StoreError: "away",
@@ -143,6 +155,7 @@ func full(a *api) admin.Config {
 			all := []history.Event{{ID: 1, Time: moment, Kind: "connect", Tenant: "dev", Tunnel: "t2", Pod: "p"}, {ID: 2, Time: moment, Kind: "breaker", Route: "r", Backend: "git", Code: "FL-S418", Text: "open"}}
 			return admin.Events{Last: 2, Events: slices.DeleteFunc(all, func(e history.Event) bool { return e.ID <= after })}
 		},
+		Replicas: func(context.Context) (admin.ReplicasView, error) { return replicas(), nil }, DrainProgress: func() admin.DrainView { return drain1 },
 		Tunnels:   func() iter.Seq[admin.Tunnel] { return slices.Values([]admin.Tunnel{tunnel1, tunnel2}) },
 		EndTunnel: func(id string) error { a.note("end " + id); return missing("tunnel", id == "t1") },
 		Streams:   func() iter.Seq[admin.Stream] { return slices.Values([]admin.Stream{stream1}) },

@@ -55,6 +55,8 @@ func (a *api) stateRoutes() []*route {
 			has: func(c *Config) bool { return c.Live != nil }, do: a.live},
 		{method: "GET", path: "/api/events", role: Viewer, group: state, query: &EventQuery{}, answer: Events{}, summary: "what has happened lately",
 			has: func(c *Config) bool { return c.Events != nil }, do: a.events},
+		{method: "GET", path: "/api/replicas", role: Viewer, group: state, answer: ReplicasView{}, codes: []errs.Code{errs.StoreUnavailable},
+			summary: "the replicas of the gateway, the store that they share, and what this one does for the others", do: a.replicas},
 		{method: "GET", path: "/api/openapi.json", role: Viewer, group: state, media: "application/json", summary: "this API as an OpenAPI 3.1 document", raw: a.openapi},
 	}
 }
@@ -104,6 +106,7 @@ func (a *api) processRoutes() []*route {
 			summary: "reads the configuration and its files anew, and says what changed", has: func(c *Config) bool { return c.Reload != nil }, do: a.reload},
 		{method: "POST", path: "/api/drain", role: Operator, group: process, changes: true, closes: true, status: http.StatusAccepted, answer: Done{},
 			summary: "tells the sidecars to move, lets streams finish for `shutdown.drain`, then stops", do: a.drain},
+		{method: "GET", path: "/api/drain", role: Viewer, group: process, answer: DrainView{}, summary: "how far a drain is", do: a.drainProgress},
 		{method: "GET", path: "/api/log-level", role: Viewer, group: process, answer: LogLevel{}, summary: "how much is logged",
 			has: func(c *Config) bool { return c.Level != nil }, do: a.level},
 		{method: "PUT", path: "/api/log-level", role: Operator, group: process, changes: true, body: &LogLevel{}, word: "level", answer: Done{},

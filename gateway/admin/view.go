@@ -35,6 +35,8 @@ type Tunnel struct {
 	Pod          string    `json:"pod" doc:"that its token was issued for; empty: not known"`
 	Peer         string    `json:"peer" doc:"the client's network address"`
 	Instance     string    `json:"instance" doc:"the gateway that has it"`
+	Replica      string    `json:"replica" doc:"name of its owner: the replica that answers"`
+	Via          string    `json:"via" doc:"name of the replica through which its lane comes now; empty: it comes directly"`
 	State        string    `json:"state" enum:"connected,detached" doc:"detached: it lost its WebSocket and waits to be resumed"`
 	Since        time.Time `json:"since"`
 	Expires      time.Time `json:"token_expires" doc:"when it ends unless its token is renewed"`

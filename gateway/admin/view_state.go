@@ -12,7 +12,10 @@ type Diagnostics struct {
 	Detached    int                `json:"tunnels_detached" doc:"tunnels that lost their WebSocket and wait to be resumed"`
 	Streams     int                `json:"streams"`
 	Store       string             `json:"store" doc:"where shared state is kept"`
+	StoreUp     bool               `json:"store_up" doc:"the store can be used, as far as is known"`
+	StoreSince  time.Time          `json:"store_since,omitzero" doc:"when that became so"`
 	StoreError  string             `json:"store_error,omitempty" doc:"why the store cannot be used now"`
+	Replicas    ReplicaCounts      `json:"replicas" doc:"that are known"`
 	Issuers     List[IssuerStatus] `json:"issuers"`
 	Audit       AuditStatus        `json:"audit"`
 	Pressure    Pressure           `json:"pressure"`

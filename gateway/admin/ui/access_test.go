@@ -125,7 +125,7 @@ func TestAGatewayThatCountsEventsAnew(t *testing.T) {
 func TestAnOlderGateway(t *testing.T) {
 	g := serve(t, "", busy())
 	g.set(func(g *gateway) {
-		for _, what := range []string{"live", "events", "streams", "tenants"} {
+		for _, what := range []string{"live", "events", "streams", "tenants", "replicas", "drain"} {
 			g.without[what] = true
 		}
 		for _, one := range g.data.tunnels {
@@ -146,8 +146,10 @@ func TestAnOlderGateway(t *testing.T) {
 	assert.Equal(t, "–", v.text("#tile-latency"), "what is not told is not zero")
 	v.wait(`document.getElementById('events-sum').textContent === 'This gateway does not report events.'`)
 	v.wait(`document.getElementById('drawer').textContent.includes('This gateway does not report streams.')`)
+	v.wait(`document.getElementById('banner-drain').textContent.includes('9\u00a0streams')`)
 	assert.NotContains(t, v.text("#drawer"), "undefined")
 	assert.NotContains(t, v.text("body"), "NaN")
+	assert.False(t, eval[bool](v, `document.getElementById('replicas-panel').checkVisibility()`))
 }
 
 func TestListsInPages(t *testing.T) {

@@ -15,6 +15,7 @@ type object map[string]any
 type data struct {
 	tunnels, streams, backends, tenants []object
 	happened                            []event
+	cluster, drain                      object
 }
 
 type event struct {
@@ -37,7 +38,7 @@ func ago(d time.Duration) time.Time { return epoch.Add(-d) }
 // busy is a gateway on a usual day: a dozen tenants, one backend down, one recovering, and an outage nine minutes ago.
 func busy() data {
 	r := rand.New(rand.NewPCG(7, 11))
-	d := data{backends: backends()}
+	d := data{backends: backends(), cluster: alone()}
 	for i, tenant := range []string{"payments/api", "payments/ledger", "search/indexer", "search/query", "shop/web", "shop/cart", "ops/backup", "ops/deploy",
 		"data/warehouse", "data/etl", "mail/relay", hostileTenant, turnedTenant} {
 		for j := range 2 + (i*7)%9 {
@@ -56,7 +57,7 @@ func busy() data {
 // many is a gateway with so many tunnels and streams.
 func many(tunnels, streams int) data {
 	r := rand.New(rand.NewPCG(3, 5))
-	d := data{backends: backends()}
+	d := data{backends: backends(), cluster: alone()}
 	for i := range tunnels {
 		d.tunnel(r, fmt.Sprintf("team-%02d/service-%d", i%60, i%4), i, streams/tunnels)
 	}

@@ -33,6 +33,7 @@ type gateway struct {
 	links   bool                // and the next one is told by a header
 	points  []int               // how many each answer of live had
 	started time.Time           // when it says it was started
+	state   string              // that it says it is in
 	data    data                // what it tells
 	asked   map[string]int      // how often, by path
 	did     []string            // requests that change something, with their bodies
@@ -41,7 +42,7 @@ type gateway struct {
 
 // serve starts a gateway until the test ends. prefix is what a proxy in front would put before its paths, "" or "/x".
 func serve(t *testing.T, prefix string, d data) *gateway {
-	g := &gateway{prefix: prefix, started: time.Now().Add(-74 * time.Hour), data: d, asked: map[string]int{}, without: map[string]bool{}}
+	g := &gateway{prefix: prefix, started: time.Now().Add(-74 * time.Hour), state: "serving", data: d, asked: map[string]int{}, without: map[string]bool{}}
 	mux := http.NewServeMux()
 	page := ui.Handler()
 	mux.Handle("GET /{$}", page)
@@ -128,12 +129,16 @@ func (g *gateway) tell(w http.ResponseWriter, r *http.Request, what string) {
 	case "live":
 		since, _ := time.Parse(time.RFC3339Nano, r.URL.Query().Get("after"))
 		g.points = append(g.points, len(g.data.history(now, since)))
-		answer(w, object{"now": now, "instance": "gw-7c9f-x2x4q", "version": "v0.9.2", "state": "serving", "started": g.started,
+		answer(w, object{"now": now, "instance": "gw-7c9f-x2x4q", "version": "v0.9.2", "state": g.state, "started": g.started,
 			"totals": g.data.totals(now), "history": g.data.history(now, since)})
 	case "events":
 		answer(w, object{"events": g.data.events(now, r.URL.Query().Get("after")), "last": len(g.data.happened)})
 	case "tunnel/diagnostics":
 		answer(w, object{"instance": "gw-old", "version": "v0.1.0", "state": "draining", "started": g.started, "tunnels": 3, "tunnels_detached": 1, "streams": 9})
+	case "replicas":
+		answer(w, g.data.cluster)
+	case "drain":
+		answer(w, g.data.drain)
 	case "tunnels":
 		g.list(w, r, g.data.tunnels)
 	case "streams":

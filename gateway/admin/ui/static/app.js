@@ -1,6 +1,7 @@
 // The page: asks, remembers, filters, shows.
 import { API, Refusal } from './api.js';
 import { Backends } from './backends.js';
+import { Banners } from './banners.js';
 import { Charts } from './charts.js';
 import { Confirm, SignIn, notify } from './dialogs.js';
 import { $, attribute, set, setBadge, setName, setTime } from './dom.js';
@@ -11,6 +12,7 @@ import { count, name, span, when } from './format.js';
 import { Model } from './model.js';
 import { Place } from './place.js';
 import { Poll } from './poll.js';
+import { Replicas } from './replicas.js';
 import { Tiles } from './tiles.js';
 import { Tunnels } from './tunnels.js';
 
@@ -29,10 +31,12 @@ class Page {
     const may = () => this.role !== 'viewer';
     this.confirm = new Confirm({ perform: (what) => this.perform(what) });
     this.signin = new SignIn({ given: (token) => { this.api.signIn(token); this.start(); } });
+    this.banners = new Banners();
     this.tiles = new Tiles($('tiles'));
     this.charts = new Charts($('charts'));
     this.backends = new Backends({ act, may, place: this.place });
     this.events = new Events({ place: this.place });
+    this.replicas = new Replicas();
     this.tunnels = new Tunnels({ place: this.place, changed: () => this.draw() });
     this.drawer = new Drawer({ act, may, place: this.place });
     this.polls = {
@@ -41,6 +45,8 @@ class Page {
       tunnels: this.poll('tunnels', slow, async () => this.model.takeTunnels(await this.api.list('api/tunnels', page))),
       streams: this.poll('streams', slow, async () => this.model.takeStreams(await this.api.list('api/streams', page))),
       backends: this.poll('backends', slow, async () => this.model.takeBackends(await this.api.list('api/backends'))),
+      replicas: this.poll('replicas', slow, async () => this.model.takeReplicas(await this.api.get('api/replicas'))),
+      drain: this.poll('drain', fast, () => this.askDrain()),
       tenants: this.poll('tenants', 2 * slow, async () => this.model.takeTenants(await this.api.list('api/tenants', page))),
     };
     this.listen();
@@ -78,7 +84,7 @@ class Page {
     if (this.admitted) this.startAll();
   }
 
-  // startAll follows the first answer: a gateway that wants a token then refuses, and records, one question and not six.
+  // startAll follows the first answer: a gateway that wants a token then refuses, and records, one question and not eight.
   startAll() {
     this.admitted = true;
     if (this.polls.live.on) for (const p of Object.values(this.polls)) p.start();
@@ -114,6 +120,11 @@ class Page {
 
   async askEvents() {
     if (this.model.takeEvents(await this.api.get(`api/events?after=${this.model.lastEvent}`))) await this.askEvents();
+  }
+
+  // askDrain asks only while there is something to ask about.
+  async askDrain() {
+    if (this.model.live?.state === 'draining') this.model.takeDrain(await this.api.get('api/drain'));
   }
 
   answered(what) {
@@ -193,6 +204,7 @@ class Page {
       this.charts.update(this.model, found);
       this.backends.update(this.model, found);
       this.events.update(this.model, found);
+      this.replicas.update(this.model);
       this.tunnels.update(this.model, found);
       this.drawer.update(this.model);
       this.drawHead();
@@ -202,6 +214,7 @@ class Page {
 
   drawHead() {
     const { live } = this.model;
+    this.banners.update(this.model);
     if (live) {
       setName($('instance'), live.instance);
       setBadge($('state'), live.state || 'unknown', live.state === 'serving' ? 'good' : 'warn');

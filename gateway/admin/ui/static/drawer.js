@@ -80,11 +80,11 @@ export class Drawer {
     for (const s of streams) { const key = String(s.backend ?? ''); used.set(key, (used.get(key) || 0) + 1); }
     const names = [...used].sort((a, b) => b[1] - a[1]);
     const only = names.length === 1 ? model.backends.get(names[0][0]) : undefined;
-    this.path.update([sidecar(t, {}), replica(model, t), {
+    this.path.update([sidecar(t, {}), ...between(t), replica(model, t), {
       icon: 'i-backend', kind: names.length === 1 ? 'Backend' : 'Backends', title: names.length === 1 ? names[0][0] : names.length ? plural(names.length, 'backend') : 'none in use', state: only?.breaker,
       lines: names.length === 1 ? [only?.address, plural(names[0][1], 'stream')] : names.slice(0, 6).map(([b, n]) => `${name(b, 60)}: ${plural(n, 'stream')}${model.backends.get(b)?.breaker === 'open' ? ', breaker open' : ''}`) }],
-    [tunnelLink(t), { lines: [plural(streams.length, 'stream')] }]);
-    this.showFacts([['Tenant', t.tenant], ['Tier', t.tier], ['Subject', t.subject], ['Issuer', t.issuer], ['Pod', t.pod], ['Client address', t.peer],
+    [tunnelLink(t), ...peerLink(t), { lines: [plural(streams.length, 'stream')] }]);
+    this.showFacts([['Tenant', t.tenant], ['Tier', t.tier], ['Subject', t.subject], ['Issuer', t.issuer], ['Pod', t.pod], ['Client address', t.peer], ['Comes through', t.via],
       ['Connected', t.since, `${span(Math.floor((model.now() - t.since) / 1000))} ago`], ['Token ends', t.expires, t.expires < model.now() ? 'over' : `in ${span(Math.floor((t.expires - model.now()) / 1000))}`],
       ['Sent', amount(t.bytes_sent, t.sent_rate)], ['Received', amount(t.bytes_received, t.received_rate)], ['Sent again', num(t.bytes_replayed) === undefined ? '' : bytes(t.bytes_replayed)],
       ['Resumes', num(t.resumes) === undefined ? '' : count(t.resumes)], ['Streams so far', num(t.opened) === undefined ? '' : count(t.opened)], ['Round trip', num(t.rtt_ms) === undefined ? '' : ms(t.rtt_ms)]]);
@@ -102,9 +102,9 @@ export class Drawer {
     if (this.missing(s, model, 'stream')) return;
     setBadge(this.state, s.priority || 'stream', '');
     const b = model.backends.get(String(s.backend));
-    this.path.update([sidecar(t, s), replica(model, s),
+    this.path.update([sidecar(t, s), ...between(t), replica(model, s),
       { icon: 'i-backend', kind: 'Backend', title: s.backend, state: b?.breaker, lines: [b?.address, s.target && `to ${name(s.target, 80)}`, `route ${name(s.route, 80)}`] }],
-    [t ? tunnelLink(t, s) : { lines: ['plain WebSocket', flow(s)] }, { lines: [s.mode, num(s.open_ms) !== undefined && `opened in ${ms(s.open_ms)}`] }]);
+    [t ? tunnelLink(t, s) : { lines: ['plain WebSocket', flow(s)] }, ...peerLink(t), { lines: [s.mode, num(s.open_ms) !== undefined && `opened in ${ms(s.open_ms)}`] }]);
     this.showFacts([['Tenant', s.tenant], ['Subject', s.subject], ['App', s.app], ['Pod', s.pod], ['Client', s.client], ['Route', s.route], ['Backend', s.backend], ['Mode', s.mode], ['Priority', s.priority],
       ['Opened', s.since, `${span(Math.floor((model.now() - s.since) / 1000))} ago`], ['Open took', num(s.open_ms) === undefined ? '' : ms(s.open_ms)],
       ['Sent', amount(s.sent, s.sent_rate)], ['Received', amount(s.received, s.received_rate)]]);
@@ -188,6 +188,11 @@ function replica(model, x) {
   const here = x.instance === undefined || x.instance === model.live?.instance;
   return { icon: 'i-replica', kind: 'Replica', title: x.instance ?? model.live?.instance ?? 'this gateway', lines: [here ? 'this one' : 'another one', `tenant ${name(x.tenant, 80)}`] };
 }
+
+// between is the replica that relays a tunnel's lane to its owner, if one does.
+function between(t) { return t?.via ? [{ icon: 'i-replica', kind: 'Replica', title: t.via, lines: ['relays the lane'] }] : []; }
+
+function peerLink(t) { return t?.via ? [{ lines: ['to the owner, as it comes'] }] : []; }
 
 function tunnelLink(t, s) {
   return { broken: t.state === 'detached', lines: [`tunnel ${name(t.key, 60)}${num(t.rtt_ms) !== undefined ? `, round trip ${ms(t.rtt_ms)}` : ''}`, flow(s || t)] };

@@ -1,7 +1,7 @@
 // The filter: words that must all be found. "payments" looks everywhere, "route:git" in one field, "-pod:web" excludes,
 // "subject:\"a b\"" holds a space.
 
-export const fields = ['tenant', 'route', 'pod', 'id', 'state', 'backend', 'kind', 'mode', 'app', 'subject', 'peer', 'instance', 'tier'];
+export const fields = ['tenant', 'route', 'pod', 'id', 'state', 'backend', 'kind', 'mode', 'app', 'subject', 'peer', 'instance', 'replica', 'via', 'tier'];
 
 // parse turns a query into terms: { not, field or "", text }.
 export function parse(query) {

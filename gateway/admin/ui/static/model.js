@@ -11,6 +11,7 @@ export class Model {
     this.streams = [];
     this.backends = new Map();
     this.limits = new Map(); // what api/tenants tells, by tenant
+    this.cluster = null; // what api/replicas tells
     this.have = new Set(); // lists that have been answered
     this.without = new Map(); // lists that this gateway does not answer → why
     this.version = 0; // of all that can be filtered
@@ -18,7 +19,7 @@ export class Model {
     this.restart();
   }
 
-  restart() { this.live = null; this.points = []; this.events = []; this.lastEvent = 0; this.version++; }
+  restart() { this.live = null; this.drain = null; this.points = []; this.events = []; this.lastEvent = 0; this.version++; }
 
   // now is the gateway's time as far as it is known, in ms.
   now() { return Date.now() + this.offset; }
@@ -101,6 +102,15 @@ export class Model {
     this.have.add('tenants');
   }
 
+  takeReplicas(answer) {
+    const { self, store, replicas, relays, relays_total: total, leases, resumes } = answer || {};
+    const lanes = objects(relays).map((r) => ({ ...r, key: String(r.tunnel ?? ''), since: when(r.since) }));
+    this.cluster = { at: Date.now(), self: String(self ?? ''), store: { ...store, since: when(store?.since) }, leases: { ...leases }, resumes: { ...resumes },
+      replicas: objects(replicas).map((r) => ({ ...r, key: String(r.id ?? r.name ?? ''), started: when(r.started) })), relays: lanes, total: num(total) ?? lanes.length };
+  }
+
+  takeDrain(answer) { this.drain = { ...answer, since: when(answer?.since), deadline: when(answer?.deadline) }; }
+
   // relate makes the indexes that the views and the filter need.
   relate() {
     this.byTunnel = group(this.streams, (s) => s.tunnel);
@@ -126,7 +136,7 @@ export class Model {
     if (x.tunnel !== undefined) {
       const t = this.tunnels.get(x.tunnel);
       return { tenant: x.tenant, route: x.route, pod: x.pod ?? t?.pod, id: [x.tunnel, x.id], state: t?.state, backend: x.backend, mode: x.mode, app: [x.app, x.client],
-        subject: x.subject, peer: t?.peer, instance: x.instance, tier: t?.tier, priority: x.priority };
+        subject: x.subject, peer: t?.peer, instance: x.instance, replica: t?.replica, via: t?.via, tier: t?.tier, priority: x.priority };
     }
     if (x.pools) {
       return { backend: x.name, address: x.address, state: x.breaker, mode: [x.mode, ...distinct(x.flows, 'mode')], tenant: [...distinct(x.flows, 'tenant'), ...x.pools.map((p) => p.tenant)],
@@ -134,9 +144,11 @@ export class Model {
     }
     const streams = this.byTunnel.get(x.key) || [];
     return { tenant: x.tenant, route: distinct(streams, 'route'), pod: x.pod, id: x.key, state: x.state, backend: distinct(streams, 'backend'), mode: distinct(streams, 'mode'),
-      app: distinct(streams, 'app'), subject: x.subject, peer: x.peer, instance: x.instance, tier: x.tier, issuer: x.issuer };
+      app: distinct(streams, 'app'), subject: x.subject, peer: x.peer, instance: x.instance, replica: x.replica, via: x.via, tier: x.tier, issuer: x.issuer };
   }
 }
+
+function objects(list) { return Array.isArray(list) ? list.filter((x) => x && typeof x === 'object') : []; }
 
 function distinct(list, field) { return new Set(list.map((x) => x[field])); }
 

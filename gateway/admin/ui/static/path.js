@@ -1,16 +1,16 @@
-// The way of a stream, or of a tunnel, as a small diagram: sidecar → replica → backend.
+// The way of a stream, or of a tunnel, as a small diagram: sidecar → replica → backend, perhaps through another replica.
 import { attribute, el, icon, set, setBadge, setName } from './dom.js';
 import { name } from './format.js';
 
 const tones = new Map([['closed', 'good'], ['open', 'bad'], ['half-open', 'warn'], ['connected', 'good'], ['detached', 'warn']]);
 
-// Path is a chain of up to three stations and the two links between them. Each update gives
+// Path is a chain of stations and the links between them. Each update gives
 // { stations: [{ icon, kind, title, lines, state, click }], links: [{ lines }] }.
 export class Path {
   constructor() { this.node = el('ol', { class: 'path', 'aria-label': 'Path' }); this.parts = []; }
 
   update(stations, links) {
-    while (this.parts.length > stations.length) this.parts.pop().node.remove();
+    if (this.parts.length !== stations.length) while (this.parts.length) this.parts.pop().node.remove(); // one between is of another kind
     stations.forEach((s, i) => {
       let part = this.parts[i];
       if (!part) {

@@ -1,6 +1,6 @@
 // Tunnels by tenant: a table of tenants that unfold into their tunnels, sorted by any column, capped.
 import { $, attribute, el, reconcile, set, setBadge, setName, setTime } from './dom.js';
-import { count, ms, num, plural, rate, span } from './format.js';
+import { count, ms, name, num, plural, rate, span } from './format.js';
 import { sum } from './model.js';
 
 const step = 200; // rows at a time
@@ -89,10 +89,10 @@ export class Tunnels {
 
   tenantRow(first) {
     const fold = el('button', { type: 'button', class: 'fold' }, el('i', { 'aria-hidden': 'true' }));
-    const name = el('button', { type: 'button', class: 'text name', click: () => this.place.go({ tenant: first.tenant, tunnel: '', stream: '' }) });
+    const title = el('button', { type: 'button', class: 'text name', click: () => this.place.go({ tenant: first.tenant, tunnel: '', stream: '' }) });
     const numbers = el('span', { class: 'muted' }), rest = el('span', { class: 'muted more' });
     const cells = columns.map((c) => el('td', { class: cell(c) }));
-    cells[0].append(fold, name);
+    cells[0].append(fold, title);
     cells[1].append(numbers, rest);
     const node = el('tr', { class: 'tenant' }, ...cells);
     let latest = first;
@@ -101,8 +101,8 @@ export class Tunnels {
       latest = g;
       attribute(fold, 'aria-expanded', String(g.open));
       attribute(fold, 'aria-label', `${g.open ? 'Fold' : 'Unfold'} ${g.tenant}`);
-      setName(name, g.tenant || '(no tenant)');
-      const more = [g.detached && `${count(g.detached)} detached`, g.plain && `${count(g.plain)} plain`].filter(Boolean).join(', ');
+      setName(title, g.tenant || '(no tenant)');
+      const more = [g.detached && `${count(g.detached)} detached`, g.relayed && `${count(g.relayed)} relayed`, g.plain && `${count(g.plain)} plain`].filter(Boolean).join(', ');
       set(numbers, plural(g.tunnels.length, 'tunnel'));
       set(rest, more && `, ${more}`);
       set(cells[2], count(g.streams));
@@ -115,18 +115,21 @@ export class Tunnels {
   }
 
   tunnelRow(first) {
-    const name = el('button', { type: 'button', class: 'text', click: () => this.place.go({ tunnel: first.key, stream: '', tenant: '' }) });
+    const title = el('button', { type: 'button', class: 'text', click: () => this.place.go({ tunnel: first.key, stream: '', tenant: '' }) });
     const id = el('span', { class: 'mono name' }), pod = el('span', { class: 'name muted' });
-    name.append(id, ' ', pod);
+    title.append(id, ' ', pod);
     const state = el('span', { class: 'badge' });
     const cells = columns.map((c) => el('td', { class: cell(c) }));
-    cells[0].append(name);
-    cells[1].append(state);
+    const via = el('span', { class: 'muted name via' });
+    cells[0].append(title);
+    cells[1].append(state, ' ', via);
     const node = el('tr', { class: 'tunnel' }, ...cells);
     return { node, update: (t) => {
       setName(id, t.key);
       setName(pod, t.pod || t.peer || t.subject);
       setBadge(state, t.state, t.state === 'connected' ? 'good' : 'warn');
+      via.hidden = !t.via;
+      set(via, t.via ? `via ${name(t.via, 60)}` : '', t.via ? `its lane comes through ${name(t.via)}` : '');
       set(cells[2], count(t.streams));
       set(cells[3], rate(t.sent_rate));
       set(cells[4], rate(t.received_rate));
@@ -161,6 +164,7 @@ function summarise(found) {
   for (const g of groups.values()) {
     const all = [...g.tunnels, ...g.loose];
     g.detached = g.tunnels.filter((t) => t.state === 'detached').length;
+    g.relayed = g.tunnels.filter((t) => t.via).length;
     g.plain = g.loose.length;
     g.streams = (sum(g.tunnels, 'streams') ?? 0) + g.plain;
     g.sent = sum(all, 'sent_rate');
