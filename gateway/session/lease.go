@@ -48,8 +48,9 @@ type leases struct {
 	hurry   chan struct{}             // refresh now
 	flushed chan struct{}             // there are ends to tell
 
-	mu    sync.Mutex
-	ended []store.Tunnel // to be told
+	telling sync.Mutex // held while the store is told of ends
+	mu      sync.Mutex
+	ended   []store.Tunnel // to be told; taken away from by whoever holds telling
 
 	losses, untold *metrics.Counter
 }
@@ -156,6 +157,8 @@ func notify(c chan struct{}) {
 // tell tells the store of tunnels that are over. What it cannot be told now waits; what nobody asks about for as long as a record is
 // kept is not worth telling.
 func (l *leases) tell(ctx context.Context) {
+	l.telling.Lock()
+	defer l.telling.Unlock()
 	for {
 		l.mu.Lock()
 		batch := l.ended[:min(len(l.ended), leaseBatch)]
@@ -168,7 +171,7 @@ func (l *leases) tell(ctx context.Context) {
 			return
 		}
 		l.mu.Lock()
-		l.ended = append([]store.Tunnel(nil), l.ended[len(batch):]...) // only this function takes away, and drop, which it calls
+		l.ended = slices.Clone(l.ended[len(batch):])
 		l.mu.Unlock()
 	}
 }
