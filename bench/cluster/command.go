@@ -61,6 +61,9 @@ func (f *flags) run(cmd *cobra.Command, name string) (err error) {
 		}
 		list = []Scenario{one}
 	}
+	if err := ForgetEnvironment(); err != nil {
+		return err
+	}
 	if f.seed == 0 {
 		f.seed = rand.Uint64()
 	}

@@ -118,19 +118,19 @@ func ids(ctx context.Context, one *Sidecar) (list []string, err error) {
 // resumeKinds reads from the gateways where tunnels came back to.
 func resumeKinds(ctx context.Context, s *Site, r *Result) error {
 	for _, kind := range []string{"same", "relayed"} {
-		n, err := sumOf(ctx, s, "fairlead_gateway_resumes_total", fmt.Sprintf("kind=%q", kind))
+		n, err := s.Sum(ctx, "fairlead_gateway_resumes_total", fmt.Sprintf("kind=%q", kind))
 		if err != nil {
 			return err
 		}
 		r.least("resumes, "+kind, n, 1, "")
 	}
-	n, err := sumOf(ctx, s, "fairlead_gateway_lease_losses_total")
+	n, err := s.Sum(ctx, "fairlead_gateway_lease_losses_total")
 	r.most("leases lost", n, 0, "")
 	return err
 }
 
-// sumOf adds a metric over the gateways that run.
-func sumOf(ctx context.Context, s *Site, name string, labels ...string) (sum float64, err error) {
+// Sum adds a metric over the gateways that run.
+func (s *Site) Sum(ctx context.Context, name string, labels ...string) (sum float64, err error) {
 	for _, one := range s.Replicas {
 		if !one.running() {
 			continue

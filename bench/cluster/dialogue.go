@@ -33,7 +33,7 @@ func (d *dialogue) say() error {
 		return err
 	}
 	if !bytes.Equal(word, back) {
-		return fmt.Errorf("%w: %x came back for %x", errHash, back, word)
+		return fmt.Errorf("%w: %x came back for %x", ErrHash, back, word)
 	}
 	return nil
 }

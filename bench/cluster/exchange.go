@@ -20,7 +20,8 @@ const (
 	stuck = time.Minute
 )
 
-var errHash = errors.New("a hash differs")
+// ErrHash says that bytes were lost, added or changed.
+var ErrHash = errors.New("a hash differs")
 
 // exchange is one connection of an application, from its first byte to its verified end.
 type exchange struct {
@@ -81,13 +82,14 @@ func (e exchange) carry(ctx context.Context, s stream, began time.Time) (opened 
 	if err != nil {
 		cancel()
 		s.abort()
-		return opened, errors.Join(err, <-sent)
+		<-sent // what it says follows from that
+		return opened, err
 	}
 	if err := <-sent; err != nil {
 		return opened, err
 	}
 	if want := sum.Sum(nil); !bytes.Equal(back, want) || !bytes.Equal(trailer, want) {
-		return opened, fmt.Errorf("%w: sent %x, at the target %x, back %x, of %d bytes", errHash, want, trailer, back, e.size)
+		return opened, fmt.Errorf("%w: sent %x, at the target %x, back %x, of %d bytes", ErrHash, want, trailer, back, e.size)
 	}
 	return opened, nil
 }
@@ -143,7 +145,7 @@ func (e exchange) receive(s stream, began time.Time) (opened time.Duration, back
 		case err != nil:
 			return opened, nil, nil, fmt.Errorf("receiving after %d bytes: %w", got, err)
 		case len(trailer) > sha256.Size:
-			return opened, nil, nil, fmt.Errorf("%w: more came back than was sent", errHash)
+			return opened, nil, nil, fmt.Errorf("%w: more came back than was sent", ErrHash)
 		}
 	}
 }

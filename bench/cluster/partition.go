@@ -61,7 +61,7 @@ func partition(ctx context.Context, o Options, r *Result) error {
 
 // part resumes a tunnel through another replica while they are parted, and looks at what becomes of it.
 func (s *Site) part(ctx context.Context, r *Result, p parting, owner, other *Replica) error {
-	losses, err := sumOf(ctx, s, "fairlead_gateway_lease_losses_total")
+	losses, err := s.Sum(ctx, "fairlead_gateway_lease_losses_total")
 	if err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func (s *Site) goesOn(ctx context.Context, r *Result, p parting, t *Tunnel, word
 func (s *Site) isOver(ctx context.Context, r *Result, p parting, t *Tunnel, word *dialogue, owner *Replica, losses float64) error {
 	if err := Until(ctx, readyTimeout, "the owner has ended the tunnel", func() bool {
 		held, err := owner.Tunnels(ctx)
-		now, failed := sumOf(ctx, s, "fairlead_gateway_lease_losses_total")
+		now, failed := s.Sum(ctx, "fairlead_gateway_lease_losses_total")
 		return err == nil && failed == nil && now > losses && !slices.Contains(held, t.Name())
 	}, s.Err); err != nil {
 		return r.stop("%s, healed: %v", p.name, err)
@@ -180,7 +180,7 @@ func (s *Site) partSidecar(ctx context.Context, o Options, r *Result) error {
 	}, s.Err); err != nil {
 		return r.stop("%v", err)
 	}
-	losses, err := sumOf(ctx, s, "fairlead_gateway_lease_losses_total")
+	losses, err := s.Sum(ctx, "fairlead_gateway_lease_losses_total")
 	r.least("leases lost, in all", losses, 1, "")
 	return err
 }

@@ -21,7 +21,6 @@ type Replica struct {
 
 const (
 	nameOfReplica = "gateway-%d"
-	heartbeat     = time.Second     // the least that is configurable: silence is to be noticed soon
 	shortDrain    = 2 * time.Second // unless a scenario is about draining
 )
 
@@ -93,13 +92,13 @@ func (s *Site) gatewayConfig(n int, host string, r *Replica) gatewayconfig.Confi
 		b := backendAt(s.SSH.Addr())
 		b.User, b.KeyFile, b.HostKeys.KnownHostsFile = s.SSH.User(), s.SSH.KeyFile(), s.SSH.KnownHostsFile()
 		c.Backends["sshd"] = b
+		c.Routes[RouteSSH] = gatewayconfig.Route{Backend: "sshd", Mode: gatewayconfig.ModePassthrough, Compression: "auto"}
 		c.Routes[RouteForward] = gatewayconfig.Route{Backend: "sshd", Mode: gatewayconfig.ModeForward, Target: s.Target.Addr(), Compression: "auto"}
 	}
 	c.Policy = []gatewayconfig.Rule{{Tenants: []string{"*"}, Routes: []string{"*"}}}
 	c.Tiers = map[string]gatewayconfig.Tier{gatewayconfig.DefaultTier: {}}
 	c.Limits.HandshakesPerMinute, c.Limits.UnauthenticatedPerAddress = 0, 0 // they all come from one address
 	c.Limits.Shedding.Enabled = false                                       // a machine that is short of CPU breaks no connection
-	c.Tunnel.Heartbeat = heartbeat
 	c.Shutdown.Drain = shortDrain
 	c.Peer.Listen, c.Peer.SecretFile, c.Peer.Advertise = at(host, peerPort), s.file("peer-secret"), r.Peer.Addr()
 	s.configureStore(&c, r)

@@ -42,7 +42,7 @@ func (s *Site) listeners(host string) map[string]string {
 func (s *Site) routes() []string {
 	routes := []string{RouteEcho, RouteBroken}
 	if s.SSH != nil {
-		routes = append(routes, RouteForward)
+		routes = append(routes, RouteSSH, RouteForward)
 	}
 	return routes
 }
@@ -60,7 +60,6 @@ func (s *Site) configureSidecar(n int, one *Sidecar) error {
 		l.Name, l.Route, l.Listen = route, route, one.addrs[route]
 		c.Listeners = append(c.Listeners, l)
 	}
-	c.Tunnel.Heartbeat = heartbeat
 	c.Admin.Listen = one.admin
 	c.Shutdown.Drain = shortDrain
 	if s.cfg.Sidecar != nil {

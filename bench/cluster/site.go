@@ -27,6 +27,7 @@ const (
 	// Routes, which are also the names of the sidecars' listeners.
 	RouteEcho    = "echo"    // passthrough to the target
 	RouteForward = "forward" // through OpenSSH's server to the target; only with Config.SSH
+	RouteSSH     = "ssh"     // passthrough to OpenSSH's server; only with Config.SSH
 	RouteBroken  = "broken"  // passthrough to the target over Site.Backend, which can be made to refuse
 
 	tokenLife    = 24 * time.Hour
@@ -42,7 +43,7 @@ type Config struct {
 	Replicas int    // 3
 	Sidecars int    // none
 	Memory   bool   // the gateways share nothing, as without a Redis
-	SSH      bool   // OpenSSH's server stands before a second route
+	SSH      bool   // with OpenSSH's server
 	Sentinel bool   // two Redis with a Sentinel before them
 	Seed     uint64 // of the balancer
 	Check    balancer.Check

@@ -56,7 +56,7 @@ func (t *traffic) worker(id int, next func(*rand.Rand) exchange, do func(ctx con
 			if err != nil {
 				t.lost.Add(1)
 				t.r.fail("a connection of %d bytes: %v", e.size, err)
-				if errors.Is(err, errHash) {
+				if isWrong(err) {
 					t.give()
 				}
 			} else {
@@ -69,6 +69,9 @@ func (t *traffic) worker(id int, next func(*rand.Rand) exchange, do func(ctx con
 		}
 	})
 }
+
+// isWrong says whether bytes were lost, added or changed, which is worse than a connection that broke.
+func isWrong(err error) bool { return errors.Is(err, ErrHash) }
 
 func (t *traffic) note(took time.Duration) {
 	t.mu.Lock()

@@ -11,7 +11,9 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"fairlead/bench/cluster"
 	"fairlead/shared/errs"
 	"fairlead/shared/testbed"
 )
@@ -25,6 +27,8 @@ type options struct {
 	anyPort                                        bool // port is a preference: another one will do if it is in use
 	dir                                            string
 	verbose, check                                 bool
+	replicas                                       int // 0: one gateway, in this process
+	kill                                           bool
 }
 
 // Command is `bench demo`.
@@ -38,6 +42,9 @@ func Command() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.anyPort = !cmd.Flags().Changed("port")
+			if err := o.alone(cmd.Flags()); err != nil {
+				return err
+			}
 			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -52,7 +59,26 @@ func Command() *cobra.Command {
 	flags.StringVar(&o.dir, "dir", "", "directory for keys, configurations and logs, which is kept (default: a temporary one, removed at the end)")
 	flags.BoolVar(&o.verbose, "verbose", false, "log to standard error instead of a file")
 	flags.BoolVar(&o.check, "check", false, "run the printed SSH command and a transfer, then end; fails if they do")
+	flags.IntVar(&o.replicas, "replicas", 0, "so many gateways that work as one, with Redis and a load balancer, each a process; transfers run through them (default: one gateway, and you)")
+	flags.BoolVar(&o.kill, "kill", false, "with --replicas: kill a replica now and then, and cut the sidecar's connections")
 	return cmd
+}
+
+// alone refuses flags that mean nothing together.
+func (o *options) alone(flags *pflag.FlagSet) error {
+	several := flags.Changed("replicas")
+	if several && (o.replicas < 2 || o.replicas > mostReplicas) {
+		return errs.New(errs.ConfigInvalid, "--replicas is %d; allowed: 2 to %d", o.replicas, mostReplicas)
+	}
+	if o.kill && !several {
+		return errs.New(errs.ConfigInvalid, "--kill is allowed with --replicas only")
+	}
+	for _, name := range []string{"port", "gateway-port", "admin-port", "sidecar-admin-port", "verbose"} {
+		if several && flags.Changed(name) {
+			return errs.New(errs.ConfigInvalid, "--%s is not allowed with --replicas: every program has an address, and a log, of its own", name)
+		}
+	}
+	return nil
 }
 
 // run shows the demo until ctx ends. An end that was asked for is no failure, unless it cuts a check short.
@@ -65,6 +91,13 @@ func (o *options) run(ctx context.Context, out, errOut io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
+	if o.replicas > 0 {
+		err = o.showReplicas(ctx, dir, out)
+		if err != nil && ctx.Err() != nil && !o.check && !errors.Is(err, cluster.ErrHash) {
+			return nil // ended before it was ready
+		}
+		return err
+	}
 	log, closeLog, err := openLog(o.verbose, dir, errOut)
 	if err != nil {
 		return err

@@ -1,7 +1,6 @@
 package testbed
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -20,9 +19,21 @@ const redisGrace = 5 * time.Second
 
 // RedisConfig says how Redis runs.
 type RedisConfig struct {
-	Dir      string // for its log and, with Unix, its socket; must exist. A socket's path must stay below 100 bytes.
-	Unix     bool   // listen on a Unix socket in Dir rather than on a TCP port of 127.0.0.1
-	Password string // default: none
+	Dir      string    // for its log and, with Unix, its socket; must exist. A socket's path must stay below 100 bytes.
+	Unix     bool      // listen on a Unix socket in Dir rather than on a TCP port of 127.0.0.1
+	Password string    // default: none
+	TLS      *RedisTLS // speak TLS, and nothing else; not with Unix
+	Users    []string  // lines of an ACL file, "user NAME …"; the default user may do everything, unless a line says otherwise. Not with Password.
+	Args     []string  // more arguments, such as "--maxmemory", "10mb"
+
+	sentinel string // configuration file of a Sentinel: it is one
+}
+
+// RedisTLS are the files of a Redis that speaks TLS.
+type RedisTLS struct {
+	Cert    *Certificate // its own; it shows it also where it asks for a client's
+	CA      *CA          // which signs the certificates of clients
+	Clients bool         // whether clients must show one
 }
 
 // Redis is a running redis-server that keeps everything in memory.
@@ -81,18 +92,9 @@ func (r *Redis) Start(ctx context.Context) error {
 	if err := os.WriteFile(logPath, nil, 0o600); err != nil {
 		return err
 	}
-	args := []string{"--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", r.cfg.Dir}
-	if r.cfg.Unix {
-		args = append(args, "--port", "0", "--unixsocket", r.addr, "--unixsocketperm", "700")
-	} else {
-		host, port, err := net.SplitHostPort(r.addr)
-		if err != nil {
-			return err
-		}
-		args = append(args, "--bind", host, "--port", port)
-	}
-	if r.cfg.Password != "" {
-		args = append(args, "--requirepass", r.cfg.Password)
+	args, err := r.args()
+	if err != nil {
+		return err
 	}
 	proc, err := startProcess(logPath, r.path, args...)
 	if err != nil {
@@ -104,6 +106,36 @@ func (r *Redis) Start(ctx context.Context) error {
 	}
 	r.proc = proc
 	return nil
+}
+
+// args writes the ACL file, if there is to be one.
+func (r *Redis) args() ([]string, error) {
+	var args []string
+	if r.cfg.sentinel != "" {
+		args = append(args, r.cfg.sentinel, "--sentinel", "--daemonize", "no", "--dir", r.cfg.Dir)
+	} else {
+		args = append(args, "--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", r.cfg.Dir)
+	}
+	if r.cfg.Unix {
+		args = append(args, "--port", "0", "--unixsocket", r.addr, "--unixsocketperm", "700")
+	} else {
+		host, port, err := net.SplitHostPort(r.addr)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, r.cfg.ports(host, port)...)
+	}
+	if r.cfg.Password != "" {
+		args = append(args, "--requirepass", r.cfg.Password)
+	}
+	if r.cfg.Users != nil {
+		file := filepath.Join(r.cfg.Dir, "users.acl")
+		if err := os.WriteFile(file, []byte(strings.Join(r.cfg.Users, "\n")+"\n"), 0o600); err != nil {
+			return nil, err
+		}
+		args = append(args, "--aclfile", file)
+	}
+	return append(args, r.cfg.Args...), nil
 }
 
 // Network is "tcp" or "unix".
@@ -119,41 +151,11 @@ func (r *Redis) Addr() string { return r.addr }
 
 // Ping returns nil when Redis answers PING, asked on a connection of its own.
 func (r *Redis) Ping() error {
-	conn, err := net.DialTimeout(r.Network(), r.addr, probeTimeout)
-	if err != nil {
-		return err
+	answer, err := r.Do("PING")
+	if err == nil && answer != "PONG" {
+		err = fmt.Errorf("redis answers PING with %q", answer)
 	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(probeTimeout)); err != nil {
-		return err
-	}
-	answers := bufio.NewReader(conn)
-	if r.cfg.Password != "" {
-		if err := ask(conn, answers, "+OK", "AUTH", r.cfg.Password); err != nil {
-			return err
-		}
-	}
-	return ask(conn, answers, "+PONG", "PING")
-}
-
-// ask sends one command of the Redis protocol and compares the line that comes back.
-func ask(conn net.Conn, answers *bufio.Reader, want string, words ...string) error {
-	var command strings.Builder
-	fmt.Fprintf(&command, "*%d\r\n", len(words))
-	for _, word := range words {
-		fmt.Fprintf(&command, "$%d\r\n%s\r\n", len(word), word)
-	}
-	if _, err := conn.Write([]byte(command.String())); err != nil {
-		return err
-	}
-	line, err := answers.ReadString('\n')
-	if err != nil {
-		return err
-	}
-	if line = strings.TrimSpace(line); line != want {
-		return fmt.Errorf("redis answers %s with %q", words[0], line)
-	}
-	return nil
+	return err
 }
 
 // Pause freezes Redis: it accepts connections, as the kernel does that, and answers nothing.

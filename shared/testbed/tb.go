@@ -2,6 +2,7 @@ package testbed
 
 import (
 	"context"
+	"path/filepath"
 
 	"fairlead/shared/testbed/fault"
 )
@@ -45,9 +46,24 @@ func NewEmbedded(tb TB) *Embedded {
 // NewRedis starts Redis on a TCP port until the test ends.
 func NewRedis(tb TB) *Redis {
 	tb.Helper()
-	r, err := StartRedis(context.Background(), RedisConfig{Dir: tb.TempDir()})
+	return NewRedisWith(tb, RedisConfig{})
+}
+
+// NewRedisWith starts Redis until the test ends. Its log is shown when the test fails.
+func NewRedisWith(tb TB, cfg RedisConfig) *Redis {
+	tb.Helper()
+	if cfg.Dir == "" {
+		cfg.Dir = tb.TempDir()
+	}
+	r, err := StartRedis(context.Background(), cfg)
 	must(tb, err)
-	tb.Cleanup(r.Stop)
+	tb.Cleanup(func() {
+		_ = r.Continue() // it cannot end in good order while it is paused; that it has ended is no harm
+		r.Stop()
+		if tb.Failed() {
+			tb.Logf("log of Redis at %s:\n%s", r.Addr(), tail(filepath.Join(cfg.Dir, "redis.log")))
+		}
+	})
 	return r
 }
 
