@@ -81,14 +81,14 @@ func TestGoldenVectorsAreComplete(t *testing.T) {
 	require.Empty(t, want)
 }
 
-// Connecting, opening, resuming and draining have their diagrams.
+// Connecting, opening, resuming, also through another replica, and draining have their diagrams.
 //
 // Verifies: R12.5
 func TestSpecificationHasItsDiagrams(t *testing.T) {
 	spec := specification(t)
 	diagrams := regexp.MustCompile("(?s)```mermaid\nsequenceDiagram\n(.*?)```").FindAllStringSubmatch(spec, -1)
-	require.Len(t, diagrams, 4)
-	for i, words := range [][]string{{"CHALLENGE", "HELLO", "WELCOME"}, {"OPEN 1", "OPENED", "DATA", "CREDIT", "FIN"}, {"epoch 2", "SYNC", "4008"}, {"GOAWAY", "RESET 0"}} {
+	require.Len(t, diagrams, 5)
+	for i, words := range [][]string{{"CHALLENGE", "HELLO", "WELCOME"}, {"OPEN 1", "OPENED", "DATA", "CREDIT", "FIN"}, {"epoch 2", "SYNC", "4008"}, {"Fairlead-Replica", "nonce", "WELCOME"}, {"GOAWAY", "RESET 0"}} {
 		for _, w := range words {
 			require.Contains(t, diagrams[i][1], w)
 		}

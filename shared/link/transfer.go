@@ -11,7 +11,7 @@ import (
 //
 //	version u8 (1) | round trip u32 µs | nonce, 32 bytes | payload of HELLO, as it was read
 //
-// all big-endian. PROTOCOL.md, section 7, has the rest.
+// all big-endian. PROTOCOL.md, section 6, says why.
 const (
 	transferVersion = 1
 	transferHead    = 1 + 4 + nonceSize
