@@ -33,10 +33,11 @@ type Dialer struct {
 
 // Request is one attempt at a WebSocket.
 type Request struct {
-	Endpoint    string         // a ws or wss URL
-	Header      http.Header    // sent with the upgrade
-	Subprotocol string         // asked for, and insisted on; empty: none
-	Jar         http.CookieJar // its cookies are sent, and it takes those of the answer, also of a refusal; nil: none
+	Endpoint    string            // a ws or wss URL
+	Header      http.Header       // sent with the upgrade
+	Subprotocol string            // asked for, and insisted on; empty: none
+	Jar         http.CookieJar    // its cookies are sent, and it takes those of the answer, also of a refusal; nil: none
+	Answer      func(http.Header) // is told the header of the answer that upgrades, before Do returns; nil: nobody is
 }
 
 const (
@@ -81,6 +82,9 @@ func (d *Dialer) Do(ctx context.Context, r Request) (*Conn, error) {
 	if c.Subprotocol() != r.Subprotocol {
 		c.Close()
 		return nil, errs.New(errs.UpgradeFailed, "%s upgraded without the subprotocol %s", r.Endpoint, r.Subprotocol)
+	}
+	if r.Answer != nil {
+		r.Answer(resp.Header)
 	}
 	return New(c, d.MaxMessage)
 }

@@ -24,6 +24,7 @@ type use struct {
 	any, bulk       bool
 	stalled         bool    // a tunnel cannot take new streams for now
 	settled         []*slot // slots whose tunnel works and stays
+	due             []*slot // slots whose tunnel is to be moved now, on its gateway's wish
 }
 
 // adjust removes slots that have ended, ends drained ones, and grows or shrinks the pool as its use asks.
@@ -61,6 +62,7 @@ func (p *Pool) adjust(now time.Time) {
 	if len(u.settled) > want {
 		p.shrink(!p.overFrom.IsZero() && now.Sub(p.overFrom) >= overFor)
 	}
+	p.heed(&u, want, now)
 	p.relocate(u.settled, want, now)
 }
 
@@ -69,9 +71,9 @@ func (p *Pool) elect(now time.Time) {
 	working, bad := map[*endpoint]bool{}, map[*endpoint]bool{}
 	for _, s := range p.list() {
 		s.mu.Lock()
-		home, ok, t := s.home, s.machine.state == Connected && !s.doubt, s.tunnel
+		home, ok, t, away := s.home, s.machine.state.up() && !s.doubt, s.tunnel, s.asked.goesAway()
 		s.mu.Unlock()
-		if home == nil || t == nil {
+		if home == nil || t == nil || away { // a gateway that goes away does not show whether its endpoint takes tunnels
 			continue
 		}
 		working[home] = working[home] || ok
@@ -94,19 +96,19 @@ func (p *Pool) elect(now time.Time) {
 
 // survey adds what a slot carries to u. A slot whose place another one takes ends with its last stream.
 func (p *Pool) survey(s *slot, u *use, several bool, now time.Time) {
+	s.watchOpens()
 	s.mu.Lock()
-	t, state, rate, leaving := s.tunnel, s.machine.state, s.busy.rate, !s.moveAt.IsZero()
-	away := leaving && !now.Before(s.moveAt)
+	t, state, rate, leaving, asked := s.tunnel, s.machine.state, s.busy.rate, s.leaving, s.asked
 	stalled := t != nil && state == Resuming && several && (s.rounds > 0 || now.Sub(s.machine.since) > resumeAlone)
 	s.mu.Unlock()
 	n := 0
 	if t != nil {
 		st := t.Stats()
 		n = st.Streams
-		s.doubtIf(several && state == Connected && st.Silent > max(doubtAfter, 4*st.RTT), st.Silent)
+		s.doubtIf(several && state.up() && st.Silent > max(doubtAfter, 4*st.RTT), st.Silent)
 	}
-	if away {
-		if t == nil || t.CloseIfIdle() {
+	if leaving {
+		if t == nil || s.closeIfIdle(t) {
 			s.stop()
 		}
 		return
@@ -115,8 +117,14 @@ func (p *Pool) survey(s *slot, u *use, several bool, now time.Time) {
 		s.stop() // nothing would be lost with it
 		return
 	}
+	if asked != nil && !now.Before(asked.at) {
+		u.due = append(u.due, s)
+	}
 	if stalled || s.doubted() {
 		u.stalled = true
+		if p.replaced(s) {
+			u.active++
+		}
 		return // another one takes the new streams meanwhile
 	}
 	if s.replacement() {
@@ -133,7 +141,7 @@ func (p *Pool) survey(s *slot, u *use, several bool, now time.Time) {
 		u.streams += n
 		u.any = u.any || n > 0
 		u.bulk = u.bulk || rate > bulkRate
-		if !leaving {
+		if asked == nil {
 			u.settled = append(u.settled, s)
 		}
 	}
@@ -173,7 +181,7 @@ func (p *Pool) shrink(over bool) {
 		idle := time.Since(s.idleSince)
 		if allowed := shorter(p.config().Idle, t.Idle()); over || allowed > 0 && idle >= allowed {
 			s.log.Info("a tunnel that the pool does not want ends", "idle", !s.idleSince.IsZero(), "over_max", over)
-			s.retire()
+			s.leave("the pool has enough other tunnels")
 			return
 		}
 	}

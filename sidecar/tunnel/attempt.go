@@ -5,8 +5,11 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"fairlead/shared/errs"
 	"fairlead/shared/link"
@@ -42,6 +45,8 @@ type tried struct {
 	fresh  bool // the answer has set cookies
 	tunnel *link.Tunnel
 	lane   *link.Lane
+	via    string // the replica that answered, if it said so
+	met    bool   // the gateway took the upgrade, so the token is good
 	err    error
 }
 
@@ -51,6 +56,7 @@ func (s *slot) connect(ctx context.Context) (*link.Lane, error) {
 	eager := s.eager(t)
 	targets := s.targets(t, eager)
 	cfg := s.p.config()
+	s.over = nil
 	ctx, cancel := context.WithTimeout(ctx, cfg.ConnectTimeout+hedgeAfter*time.Duration(len(targets)-1))
 	defer cancel()
 	r := &round{s: s, t: t, results: make(chan tried), over: make(chan struct{})}
@@ -65,11 +71,15 @@ func (s *slot) connect(ctx context.Context) (*link.Lane, error) {
 		return nil, err
 	}
 	s.mu.Lock()
-	s.tunnel, s.jar, s.endpoint = won.tunnel, won.jar, won.e.url
+	s.tunnel, s.jar, s.endpoint, s.via = won.tunnel, won.jar, won.e.url, ""
+	if won.via != won.tunnel.Replica() {
+		s.via = won.via
+	}
 	if t == nil {
 		s.home, s.made = won.e, time.Now()
+		s.asked, s.opens, s.refusing, s.cramped = nil, nil, false, false
 	}
-	home, leaving := s.home, !s.moveAt.IsZero()
+	home, leaving := s.home, s.leaving || s.asked != nil
 	s.mu.Unlock()
 	s.resumed = t != nil
 	if t == nil {
@@ -90,12 +100,15 @@ func (s *slot) eager(t *link.Tunnel) bool {
 // the same gateways, unless they have said since that they do not know it. A further tunnel has only one target: that the
 // pool has others makes it no reason to go where tunnels should not be.
 func (s *slot) targets(t *link.Tunnel, eager bool) []*endpoint {
-	if s.pinned != nil {
-		return []*endpoint{s.pinned}
+	s.p.mu.Lock()
+	pinned, replacement := s.pinned, s.replaces != nil
+	s.p.mu.Unlock()
+	if pinned != nil {
+		return []*endpoint{pinned}
 	}
 	all := s.p.ends.candidates(time.Now())
 	if t == nil {
-		if !eager || s.replaces != nil {
+		if s.turned < sameFirst && (!eager || replacement) {
 			return all[:1]
 		}
 		return all
@@ -174,7 +187,9 @@ func (r *round) run(ctx context.Context, targets []*endpoint, eager bool) (tried
 // failed tells of an attempt that failed, and says whether that ends the round.
 func (r *round) failed(ctx context.Context, got tried, others bool) (final bool) {
 	s := r.s
-	if ctx.Err() == nil || !errors.Is(context.Cause(ctx), context.Canceled) {
+	code := errs.CodeOf(got.err)
+	turned := code == errs.Draining && s.turned < sameFirst && s.replacement() // there may be others behind the same endpoint
+	if !turned && (ctx.Err() == nil || !errors.Is(context.Cause(ctx), context.Canceled)) {
 		s.p.report(got.e, got.err, time.Now())
 	}
 	if others && !errors.Is(got.err, errs.Canceled) {
@@ -182,19 +197,17 @@ func (r *round) failed(ctx context.Context, got tried, others bool) (final bool)
 		s.p.history.add(Event{Time: time.Now(), Tunnel: s.n, State: s.state(), Attempt: got.number, Endpoint: got.e.url,
 			Code: errs.CodeOf(got.err).String(), Reason: got.err.Error()})
 	}
-	code := errs.CodeOf(got.err)
-	home := s.homeNow()
 	switch {
-	case code == errs.TunnelUnknown && got.e != home:
-		s.foreign = append(s.foreign, got.e)
-		return false
-	case code == errs.TunnelUnknown:
+	case r.t != nil && s.ends(got):
+		s.over = got.err
 		got.e.jar.replace(got.e.url, nil) // whoever it leads to is not the owner any more
 		return true
+	case code == errs.TunnelUnknown && r.t != nil:
+		s.foreign = append(s.foreign, got.e)
+		return false
 	case code == errs.TunnelLimit && r.t == nil && s.p.Ready():
 		return true
-	case got.fresh:
-	case code == errs.UpgradeFailed || code == errs.Draining || code == errs.ShuttingDown: // the replica behind the cookie may be why
+	case code == errs.Draining || code == errs.ShuttingDown || code == errs.UpgradeFailed && !got.fresh: // the replica behind the cookie may be why
 		got.e.jar.replace(got.e.url, nil)
 	}
 	return r.t != nil && r.t.Err() != nil
@@ -225,7 +238,8 @@ func (r *round) try(ctx context.Context, e *endpoint, number int) tried {
 	from := r.s.jarFor(e, r.t)
 	got.jar = copyOf(from, e.url)
 	cfg := r.s.p.config()
-	conn, err := cfg.Dialer.Do(ctx, ws.Request{Endpoint: e.url, Header: header(r.token), Subprotocol: link.Subprotocol, Jar: got.jar})
+	conn, err := cfg.Dialer.Do(ctx, ws.Request{Endpoint: e.url, Header: header(r.token), Subprotocol: link.Subprotocol, Jar: got.jar,
+		Answer: func(h http.Header) { got.via = replicaIn(h) }})
 	if err != nil {
 		got.err = err
 		if set := got.jar.list(); !slices.Equal(set, from.list()) { // refusals may set cookies, too
@@ -234,6 +248,7 @@ func (r *round) try(ctx context.Context, e *endpoint, number int) tried {
 		}
 		return got
 	}
+	got.met = true
 	if r.t != nil {
 		got.lane, got.err = r.resume(ctx, conn)
 	} else {
@@ -292,6 +307,18 @@ func (s *slot) jarFor(e *endpoint, t *link.Tunnel) *jar {
 		return s.jar
 	}
 	return e.jar
+}
+
+// mostName bounds the name of a replica, in bytes.
+const mostName = 128
+
+// replicaIn is the replica that an answer comes from, if it says so in words that can be shown.
+func replicaIn(h http.Header) string {
+	name := h.Get("Fairlead-Replica")
+	if len(name) > mostName || strings.ContainsFunc(name, func(c rune) bool { return c == utf8.RuneError || !unicode.IsPrint(c) }) {
+		return ""
+	}
+	return name
 }
 
 // header carries the token of an attempt.

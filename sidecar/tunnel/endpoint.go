@@ -207,7 +207,8 @@ func verdict(err error) Health {
 	case 0:
 		return Healthy
 	case errs.Canceled, errs.TokenMissing, errs.TokenUnreadable, errs.ConfigInvalid, errs.KeyUnreadable, errs.Internal, // ours
-		errs.TunnelUnknown, errs.Displaced, errs.TunnelLimit, errs.HandshakeLimit: // it is there, and said no
+		errs.TunnelUnknown, errs.TunnelLost, errs.OwnerGone, errs.OwnerUnreachable, errs.OwnerUnknown, errs.LeaseLost, errs.DrainEnded,
+		errs.Displaced, errs.TunnelLimit, errs.HandshakeLimit: // it is there, and said no
 		return Unknown
 	}
 	return Failing

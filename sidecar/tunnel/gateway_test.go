@@ -37,6 +37,13 @@ type gateway struct {
 	mu       sync.Mutex
 	refuse   func(authorization string) error // of the upgrade
 	turn     func() error                     // of the handshake
+	greet    func(resume bool) error          // of the handshake, too
+	echo     bool                             // streams send back what they get
+	decline  error                            // of streams
+	name     string                           // of the replica, told to sidecars
+	door     string                           // the replica that answers upgrades
+	peers    []*gateway                       // whose tunnels can be resumed here
+	resumed  int
 	handlers int
 	idle     sync.Cond
 	upgrades int
@@ -69,14 +76,14 @@ func (l tracker) Accept() (net.Conn, error) {
 func newGateway(t *testing.T) *gateway {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	g := &gateway{t: t, l: l, url: "ws://" + l.Addr().String() + "/v1/tunnel", conns: map[net.Conn]struct{}{}, tunnels: map[link.ID]*link.Tunnel{}}
+	g := &gateway{t: t, l: l, url: "ws://" + l.Addr().String() + "/v1/tunnel", name: "test", conns: map[net.Conn]struct{}{}, tunnels: map[link.ID]*link.Tunnel{}}
 	g.idle.L = &g.mu
 	up := websocket.FastHTTPUpgrader{ReadBufferSize: ws.ReadBufferSize, WriteBufferSize: ws.WriteBufferSize, WriteBufferPool: ws.WriteBuffers, Subprotocols: []string{link.Subprotocol}}
 	g.srv = fasthttp.Server{KeepHijackedConns: true, CloseOnShutdown: true, Logger: log.New(io.Discard, "", 0), Handler: func(ctx *fasthttp.RequestCtx) {
 		g.mu.Lock()
 		g.upgrades++
 		g.sent = string(ctx.Request.Header.Peek("Cookie"))
-		refuse, cookie := g.refuse, g.cookie
+		refuse, cookie, door := g.refuse, g.cookie, g.door
 		g.mu.Unlock()
 		if string(ctx.Path()) == "/readyz" {
 			g.with(func() { g.upgrades-- })
@@ -92,6 +99,9 @@ func newGateway(t *testing.T) *gateway {
 				ctx.SetBody(body)
 				return
 			}
+		}
+		if door != "" {
+			ctx.Response.Header.Set("Fairlead-Replica", door)
 		}
 		_ = up.Upgrade(ctx, func(c *websocket.Conn) { // which does not run if the connection was cut meanwhile
 			g.running(1)
@@ -153,30 +163,47 @@ func (g *gateway) handshake(conn *ws.Conn) (*link.Lane, error) {
 	if err != nil {
 		return nil, err
 	}
+	id, resume := hs.Tunnel()
 	g.mu.Lock()
-	turn := g.turn
+	turn, greet, name := g.turn, g.greet, g.name
 	g.mu.Unlock()
 	if turn != nil {
 		if err := turn(); err != nil {
 			return nil, err
 		}
 	}
-	if id, ok := hs.Tunnel(); ok {
-		g.mu.Lock()
-		t := g.tunnels[id]
-		g.mu.Unlock()
+	if greet != nil {
+		if err := greet(resume); err != nil {
+			return nil, err
+		}
+	}
+	if resume {
+		t := g.find(id)
 		if t == nil {
 			return nil, errs.New(errs.TunnelUnknown, "not here")
 		}
-		return hs.Resume(t)
+		lane, err := hs.Resume(t)
+		if err == nil {
+			g.with(func() { g.resumed++ })
+		}
+		return lane, err
 	}
-	_, lane, err := hs.Accept(link.Config{Replica: "test", Made: func(t *link.Tunnel) {
+	_, lane, err := hs.Accept(link.Config{Replica: name, Made: func(t *link.Tunnel) {
 		g.with(func() { g.tunnels[t.ID()] = t })
 	}, Accept: func(s *link.Stream) {
 		g.mu.Lock()
 		g.opened = append(g.opened, s.Request().Route)
+		echo, decline := g.echo, g.decline
 		g.mu.Unlock()
+		if decline != nil {
+			s.Reset(decline)
+			return
+		}
 		s.Accept()
+		if echo {
+			_, _ = io.Copy(s, s)
+			_ = s.CloseWrite()
+		}
 	}, Renew: func(token string) (time.Time, error) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
@@ -187,6 +214,19 @@ func (g *gateway) handshake(conn *ws.Conn) (*link.Lane, error) {
 		return time.Now().Add(time.Hour), nil
 	}})
 	return lane, err
+}
+
+// find looks for a tunnel here and at the replicas that this one can relay to.
+func (g *gateway) find(id link.ID) (t *link.Tunnel) {
+	g.mu.Lock()
+	t, peers := g.tunnels[id], g.peers
+	g.mu.Unlock()
+	for _, p := range peers {
+		if t == nil {
+			p.with(func() { t = p.tunnels[id] })
+		}
+	}
+	return t
 }
 
 func (g *gateway) with(f func()) {

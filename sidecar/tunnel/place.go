@@ -21,8 +21,11 @@ func (p *Pool) Open(req link.OpenRequest) (*link.Stream, error) {
 		stream, err := t.Open(req)
 		switch {
 		case errors.Is(err, errs.StreamsExhausted):
-			s.retire()
+			s.leave("its stream ids are used up")
 		case err == nil || t.Err() == nil:
+			if err == nil {
+				s.opened(stream)
+			}
 			return stream, err
 		} // else the tunnel has ended just now
 	}
@@ -34,6 +37,7 @@ func (p *Pool) pick(prio link.Priority) (best *slot, tunnel *link.Tunnel) {
 	streams := 0
 	p.settledLook(func(slots []*slot) bool {
 		for i, s := range slots {
+			s.watchOpens()
 			t := s.usable()
 			if t == nil {
 				continue
@@ -58,6 +62,9 @@ func (s *slot) score(prio link.Priority, index, n int) float64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	load := float64(n)
+	if s.asked.goesAway() { // what is opened there may be cut
+		load += 8 * streamsPerTunnel
+	}
 	if prio == link.High {
 		return load + s.busy.rate/bulkRate*streamsPerTunnel + float64(index)*streamsPerTunnel/2
 	}

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -64,20 +65,23 @@ type Pool struct {
 
 	overFrom time.Time // since when there are more tunnels than Max; zero: there are not. The pool's goroutine alone uses it
 
-	mu      sync.Mutex
-	slots   []*slot
-	next    int // number of the next slot
-	want    int // tunnels that the use asks for, as of the last look
-	noSpare time.Time
-	noMove  time.Time     // before this no tunnel is moved to another endpoint
-	watch   chan struct{} // closed at the next change of state
-	halted  chan struct{} // closed when the pool has given up; another one when it tries again
-	ctx     context.Context
+	mu       sync.Mutex
+	slots    []*slot
+	next     int // number of the next slot
+	want     int // tunnels that the use asks for, as of the last look
+	noSpare  time.Time
+	noMove   time.Time     // before this no tunnel is moved to another endpoint
+	lastTurn time.Time     // of the last attempt that is repeated soon
+	watch    chan struct{} // closed at the next change of state
+	halted   chan struct{} // closed when the pool has given up; another one when it tries again
+	ctx      context.Context
 
 	learning   sync.Mutex // guards the endpoints' learners
 	remembered Learned
 
-	attempts, resumes, givenUp, sent, received, replayed, failovers, failbacks, idleCuts *metrics.Counter
+	moves map[moveReason]*metrics.Counter // never changed
+
+	attempts, resumes, relayed, givenUp, sent, received, replayed, failovers, failbacks, idleCuts *metrics.Counter
 }
 
 // growAfterLimit is how long the pool does not try to grow after the gateway refused a tunnel over the tenant's limit.
@@ -93,6 +97,7 @@ func New(cfg Config) *Pool {
 		look: make(chan struct{}, 1), watch: make(chan struct{}), halted: make(chan struct{}),
 		attempts:  set.NewCounter("fairlead_sidecar_connect_attempts_total"),
 		resumes:   set.NewCounter("fairlead_sidecar_resumes_total"),
+		relayed:   set.NewCounter("fairlead_sidecar_resumes_relayed_total"),
 		givenUp:   set.NewCounter("fairlead_sidecar_gave_up_total"),
 		sent:      set.NewCounter("fairlead_sidecar_sent_bytes_total"),
 		received:  set.NewCounter("fairlead_sidecar_received_bytes_total"),
@@ -100,6 +105,10 @@ func New(cfg Config) *Pool {
 		failovers: set.NewCounter("fairlead_sidecar_failovers_total"),
 		failbacks: set.NewCounter("fairlead_sidecar_failbacks_total"),
 		idleCuts:  set.NewCounter("fairlead_sidecar_idle_cuts_total"),
+	}
+	p.moves = map[moveReason]*metrics.Counter{}
+	for _, why := range []moveReason{moveDrain, moveRebalance, moveFailback, moveEndpoint} {
+		p.moves[why] = set.NewCounter(fmt.Sprintf("fairlead_sidecar_moves_total{reason=%q}", string(why)))
 	}
 	set.NewGauge("fairlead_sidecar_tunnels", func() float64 { return float64(p.connected()) })
 	set.NewGauge("fairlead_sidecar_streams", func() float64 { return float64(p.streams()) })
@@ -195,14 +204,6 @@ func (p *Pool) enough(s *slot) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return n >= max(p.want, 1)
-}
-
-// drained makes room for a tunnel elsewhere when the gateway goes away, after the delay that it asked for.
-func (p *Pool) drained(s *slot, g link.GoAway) {
-	s.log.Info("the gateway goes away", "deadline", g.Deadline.String(), "delay", g.Delay.String())
-	p.history.add(Event{Time: time.Now(), Tunnel: s.n, State: Draining, Code: g.Reason.Code.String(), Reason: g.Reason.Message})
-	p.changed()
-	time.AfterFunc(g.Delay, p.nudge)
 }
 
 // nudge lets the pool look at its slots now.

@@ -317,35 +317,6 @@ func TestATunnelOverTheTenantsLimitIsDoneWithout(t *testing.T) {
 	assert.True(t, r.Ready())
 }
 
-// Verifies: R8.8
-func TestGoAwayMovesToAnotherTunnelFirst(t *testing.T) {
-	g := newGateway(t)
-	r := startPool(t, nil, g)
-	eventually(t, "ready", r.Ready)
-	s := open(t, r, link.Normal)
-	old := g.all()[0]
-	notice := link.GoAway{Reason: errs.New(errs.Draining, "moving out"), Deadline: time.Minute, Delay: 10 * time.Millisecond}
-	old.SendGoAway(notice)
-	old.SendGoAway(notice)
-	eventually(t, "a new tunnel takes over", func() bool { return r.Ready() && len(r.Status().Tunnels) == 2 })
-	assert.NotSame(t, s.Tunnel(), open(t, r, link.Normal).Tunnel())
-	assert.Nil(t, old.Err(), "the old one lives as long as it has streams")
-	st := r.Status()
-	assert.Equal(t, Draining, st.Tunnels[0].State)
-	assert.Equal(t, Connected, st.State)
-
-	s.Reset(nil)
-	eventually(t, "and ends after them", func() bool { return len(r.Status().Tunnels) == 1 && old.Err() != nil })
-	n := 0
-	for _, e := range r.Status().Events {
-		if e.State == Draining {
-			n++
-			assert.Equal(t, "FL-S412", e.Code)
-		}
-	}
-	assert.Equal(t, 1, n, "said once")
-}
-
 // The notice comes with the tunnel's lock held; whoever looks at the pool meanwhile must not wait for it the other way
 // round.
 func TestGoAwayWhileOthersLook(t *testing.T) {
@@ -377,18 +348,6 @@ func TestGoAwayWhileOthersLook(t *testing.T) {
 	}
 	close(stop)
 	looking.Wait()
-}
-
-func TestADrainedGatewayThatIsGoneIsNotWaitedFor(t *testing.T) {
-	g := newGateway(t)
-	r := startPool(t, nil, g)
-	eventually(t, "ready", r.Ready)
-	old := g.all()[0]
-	old.SendGoAway(link.GoAway{Reason: errs.New(errs.Draining, "moving"), Delay: time.Hour})
-	eventually(t, "noticed", func() bool { return r.Status().State == Draining })
-	old.Close(errs.New(errs.ShuttingDown, "gone"))
-	eventually(t, "replaced before its time", r.Ready)
-	eventually(t, "one slot", func() bool { return len(r.list()) == 1 })
 }
 
 // Verifies: R4.2
@@ -445,6 +404,6 @@ func TestAnExhaustedTunnelIsReplaced(t *testing.T) {
 	r := startPool(t, nil, g)
 	eventually(t, "ready", r.Ready)
 	old := r.list()[0]
-	old.retire()
+	old.leave("used up")
 	eventually(t, "replaced", func() bool { return r.Ready() && r.list()[0] != old })
 }

@@ -2,12 +2,26 @@ package tunnel
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
 	"fairlead/shared/errs"
 	"fairlead/shared/logging"
 )
+
+// moveReason is why a tunnel is moved: another one is made that takes its place.
+type moveReason string
+
+const (
+	moveDrain     moveReason = "drain"     // its gateway goes away
+	moveRebalance moveReason = "rebalance" // its gateway asks for it, and stays
+	moveFailback  moveReason = "failback"  // to an endpoint that is preferred and has recovered
+	moveEndpoint  moveReason = "endpoint"  // its endpoint is not configured any more, or not the one for tunnels
+)
+
+// asked says whether a gateway has asked for the move.
+func (r moveReason) asked() bool { return r == moveDrain || r == moveRebalance }
 
 // relocate moves tunnels to the endpoint where they should be, one at a time, the new one first: back to one that is
 // preferred and has recovered, and away from one that is no longer configured.
@@ -37,9 +51,9 @@ func (p *Pool) relocate(settled []*slot, want int, now time.Time) {
 	case stray == nil:
 	case right >= want:
 		stray.log.Info("tunnel ends: its endpoint is not where tunnels should be", logging.FieldEndpoint, stray.homeNow().url)
-		stray.retire()
+		stray.leave("its endpoint is not where tunnels should be")
 	default:
-		p.move(stray, nil)
+		p.move(stray, nil, moveEndpoint)
 	}
 }
 
@@ -50,22 +64,22 @@ func (p *Pool) failback(e *endpoint, settled []*slot, out, now time.Time) {
 		if slices.ContainsFunc(settled, func(s *slot) bool { return s.homeNow() == e }) {
 			p.failedBack(e, 0, now) // a tunnel of before the failover is there already
 		} else {
-			p.move(settled[0], e)
+			p.move(settled[0], e, moveFailback)
 		}
 		return
 	}
 	for _, s := range settled {
 		if s.homeNow() != e && s.madeAfter(out) && p.ends.float() < p.ends.share(e, now) {
-			p.move(s, e)
+			p.move(s, e, moveFailback)
 		}
 	}
 }
 
 // move makes a tunnel that takes the place of another one, at an endpoint or, with nil, wherever new tunnels go.
-func (p *Pool) move(old *slot, to *endpoint) {
+func (p *Pool) move(old *slot, to *endpoint, why moveReason) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.addSlot(&slot{replaces: old, pinned: to})
+	p.addSlot(&slot{replaces: old, pinned: to, why: why})
 }
 
 // moved ends a move, by the slot that has made the new tunnel or has failed to.
@@ -74,19 +88,21 @@ func (p *Pool) moved(s *slot, err error) {
 	old, pinned := s.replaces, s.pinned
 	s.replaces, s.pinned = nil, nil
 	switch {
+	case err == nil || s.why.asked():
 	case errors.Is(err, errs.TunnelLimit): // there is no room for two
 		p.noMove = time.Now().Add(growAfterLimit)
-	case err != nil:
+	default:
 		p.noMove = time.Now().Add(p.config().Probe)
 	}
 	p.mu.Unlock()
-	if err != nil {
+	if err != nil || old == nil { // nil: it has ended meanwhile, and this one is just another one
 		return
 	}
+	p.moves[s.why].Inc()
 	if pinned != nil {
 		p.failedBack(pinned, s.n, time.Now())
 	}
-	old.retire()
+	old.leave(fmt.Sprintf("new streams go to tunnel %d", s.n))
 }
 
 // failedBack says that tunnels go to an endpoint again.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fairlead/shared/errs"
@@ -27,22 +28,33 @@ type slot struct {
 	quiet   time.Duration // how quiet that was before, if the path may have cut it for that
 	resumed bool          // the lane there is is not the tunnel's first
 	foreign []*endpoint   // that have said, since then, that they do not know the tunnel
+	endings int           // how often, since then, the tunnel was said to be over by a gateway that may have meant itself
+	over    error         // what the last round was told of the tunnel, if that is its end
+	turned  int           // how often in a row it was turned away for now, see soonFor
 
-	// Guarded by the pool's mu, but set before the slot starts.
-	replaces *slot     // whose place it takes once it has a tunnel
-	pinned   *endpoint // the only one where it may make that
+	why      moveReason  // why it replaces another one; fixed
+	ownEnd   atomic.Bool // this side ends the tunnel, or tries to
+	replaces *slot       // whose place it takes once it has a tunnel; guarded by the pool's mu, as is pinned
+	pinned   *endpoint   // the only one where it may make that
 
 	// mu guards what others read. No method of a tunnel is called while it is held.
 	mu       sync.Mutex
 	machine  machine
 	tunnel   *link.Tunnel
-	jar      *jar      // affinity cookies of the tunnel
-	home     *endpoint // where the tunnel was made
-	made     time.Time // when
-	endpoint string    // of the current or last attempt
-	moveAt   time.Time // when another slot takes this one's place, because its gateway goes away; zero: it does not
-	doubt    bool      // its gateway is silent: no new streams, as long as others can take them
-	rounds   int       // at resuming, that have failed since the lane was lost
+	jar      *jar           // affinity cookies of the tunnel
+	home     *endpoint      // where the tunnel was made
+	made     time.Time      // when
+	endpoint string         // of the current or last attempt
+	via      string         // the replica that the lane ends at, if it is another one than the owner's
+	asked    *notice        // its gateway wants it elsewhere
+	opens    []*link.Stream // begun since then, of which it is not known whether the gateway took them
+	refusing bool           // it did not: it takes no new streams any more
+	cramped  bool           // there is no room for its replacement beside it
+	nextMove time.Time      // before this no replacement is made
+	leaving  bool           // it takes no new streams, and ends with the last one
+	hushed   bool           // only the log of debugging is told of changes
+	doubt    bool           // its gateway is silent: no new streams, as long as others can take them
+	rounds   int            // at resuming, that have failed since the lane was lost
 	attempt  int
 	waited   time.Duration // before the next attempt
 	lastErr  error
@@ -74,43 +86,6 @@ func (s *slot) state() State {
 	return s.machine.state
 }
 
-// move changes the state, and tells log and history.
-func (s *slot) move(to State, e Event, err error) {
-	now := time.Now()
-	s.mu.Lock()
-	from := s.machine.state
-	illegal := s.machine.move(to, now)
-	s.lastErr = err
-	t := s.tunnel
-	s.mu.Unlock()
-	if illegal != nil {
-		s.log.Error("state machine", logging.Error(illegal)...)
-		return
-	}
-	e.Time, e.Tunnel, e.State = now, s.n, to
-	args := []any{logging.FieldState, to, "from", from}
-	if t != nil {
-		args = append(args, logging.FieldTunnel, t.Name())
-	}
-	if e.Attempt > 0 {
-		args = append(args, logging.FieldAttempt, e.Attempt, logging.FieldDelayMS, e.DelayMS)
-	}
-	if e.Endpoint != "" {
-		args = append(args, logging.FieldEndpoint, e.Endpoint)
-	}
-	if err != nil {
-		e.Code = errs.CodeOf(err).String()
-		if e.Reason == "" {
-			e.Reason = errs.From(err).Text()
-		}
-		s.log.Warn("tunnel "+string(to), append(args, logging.Error(err)...)...)
-	} else {
-		s.log.Info("tunnel "+string(to), append(args, logging.FieldReason, e.Reason)...)
-	}
-	s.p.history.add(e)
-	s.p.changed()
-}
-
 // follow goes with the pool, which has given up and said so.
 func (s *slot) follow(err error) {
 	s.mu.Lock()
@@ -140,6 +115,7 @@ func (s *slot) run(ctx context.Context) {
 		s.p.moved(s, errs.New(errs.Canceled, "the slot ended"))
 	}
 	s.drop(errs.New(errs.ShuttingDown, "the sidecar is stopping"))
+	s.p.bequeath(s)
 }
 
 // replacement says whether the slot is to take the place of another one.
@@ -170,17 +146,21 @@ func (s *slot) drop(err error) {
 // serve runs a lane. It returns why the lane ended.
 func (s *slot) serve(ctx context.Context, lane *link.Lane) error {
 	s.mu.Lock()
-	t, home, endpoint, attempt, first := s.tunnel, s.home, s.endpoint, s.attempt, s.rounds == 0
-	s.attempt, s.rounds, s.doubt = 0, 0, false
+	t, home, endpoint, via, attempt, first := s.tunnel, s.home, s.endpoint, s.via, s.attempt, s.rounds == 0
+	s.attempt, s.rounds, s.doubt, s.hushed = 0, 0, false, false
 	s.mu.Unlock()
-	s.move(Connected, Event{Attempt: attempt, Endpoint: endpoint, Reason: "tunnel " + t.Name()}, nil)
+	s.move(Connected, Event{Attempt: attempt, Endpoint: endpoint, Reason: "tunnel " + t.Name() + at(t.Replica(), via)}, nil)
+	s.moveIf(func() bool { return s.leaving && s.machine.state == Connected }, Draining, Event{Reason: "it takes no new streams"}, nil)
 	if s.resumed {
 		s.p.resumes.Inc()
+		if via != "" {
+			s.p.relayed.Inc()
+		}
 		if first && time.Since(s.lost) < soon { // else it was an outage
 			s.p.learn(s, home, s.quiet)
 		}
 	}
-	s.foreign = nil
+	s.foreign, s.endings, s.turned = nil, 0, 0
 	if s.replacement() {
 		s.p.moved(s, nil)
 	}
@@ -191,6 +171,9 @@ func (s *slot) serve(ctx context.Context, lane *link.Lane) error {
 	defer stop()
 	err := lane.Run()
 	s.lost, s.quiet = time.Now(), cutQuiet(lane, err)
+	if via != "" { // the replica in between may have ended it, which says nothing about the path
+		s.quiet = 0
+	}
 	drain(s.again)
 	after := t.Stats()
 	if time.Since(start) >= stable || after.BytesReceived > before.BytesReceived {
@@ -206,22 +189,6 @@ func drain(c chan struct{}) {
 	}
 }
 
-// goAway takes the gateway's notice: no new streams go to this tunnel, and the pool makes another one.
-func (s *slot) goAway(g link.GoAway) {
-	s.mu.Lock()
-	first, home := s.moveAt.IsZero(), s.home
-	if first {
-		s.moveAt = time.Now().Add(g.Delay)
-	}
-	s.mu.Unlock()
-	if first && home != nil {
-		home.jar.replace(home.url, nil) // new tunnels are not to be led back to it
-	}
-	if first {
-		s.p.drained(s, g)
-	}
-}
-
 func (s *slot) renewed(err error) {
 	if err != nil {
 		s.log.Warn("the gateway refused the renewed token", logging.Error(err)...)
@@ -230,20 +197,10 @@ func (s *slot) renewed(err error) {
 	s.log.Info("token renewed")
 }
 
-// retire lets the slot end once its streams have; it takes no new ones.
-func (s *slot) retire() {
-	s.mu.Lock()
-	if s.moveAt.IsZero() {
-		s.moveAt = time.Now()
-	}
-	s.mu.Unlock()
-	s.p.nudge()
-}
-
 // usable returns the tunnel if new streams may go to it.
 func (s *slot) usable() *link.Tunnel {
 	s.mu.Lock()
-	t, ok := s.tunnel, s.machine.state == Connected && s.moveAt.IsZero() && !s.doubt
+	t, ok := s.tunnel, s.machine.state == Connected && !s.leaving && !s.refusing && !s.doubt
 	s.mu.Unlock()
 	if !ok || t == nil || t.Err() != nil {
 		return nil

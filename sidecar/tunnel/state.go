@@ -19,17 +19,20 @@ const (
 	Connecting   State = "connecting"   // an attempt at a new tunnel is under way
 	Connected    State = "connected"    // a lane carries the tunnel
 	Resuming     State = "resuming"     // the lane is lost, streams are kept; attempts to resume
-	Draining     State = "draining"     // the gateway goes away: no new streams here
+	Draining     State = "draining"     // a lane carries the tunnel, but it takes no new streams: others do
 	Failed       State = "failed"       // gave up
 )
+
+// up says whether a lane carries a tunnel in this state.
+func (s State) up() bool { return s == Connected || s == Draining }
 
 // transitions says which state may follow which.
 var transitions = map[State][]State{
 	Disconnected: {Connecting, Failed},
 	Connecting:   {Connected, Disconnected, Failed},
 	Connected:    {Resuming, Draining, Disconnected, Failed}, // failed: reconnecting is off
-	Resuming:     {Connected, Draining, Disconnected, Failed},
-	Draining:     {Disconnected, Resuming},
+	Resuming:     {Connected, Disconnected, Failed},
+	Draining:     {Resuming, Disconnected, Failed},
 	Failed:       {Connecting, Disconnected},
 }
 
@@ -69,7 +72,8 @@ func (h *history) list() []Event {
 	return slices.Clone(h.events)
 }
 
-// machine is the state machine of one slot. Its slot's goroutine alone moves it.
+// machine is the state machine of one slot. Its slot's goroutine moves it, but for the step from connected to draining, which is
+// made by whoever decides that.
 type machine struct {
 	state State
 	since time.Time

@@ -19,8 +19,8 @@ func TestTheStateMachine(t *testing.T) {
 		{Disconnected, Connecting}, {Disconnected, Failed},
 		{Connecting, Connected}, {Connecting, Disconnected}, {Connecting, Failed},
 		{Connected, Resuming}, {Connected, Draining}, {Connected, Disconnected}, {Connected, Failed},
-		{Resuming, Connected}, {Resuming, Draining}, {Resuming, Disconnected}, {Resuming, Failed},
-		{Draining, Disconnected}, {Draining, Resuming},
+		{Resuming, Connected}, {Resuming, Disconnected}, {Resuming, Failed},
+		{Draining, Resuming}, {Draining, Disconnected}, {Draining, Failed},
 		{Failed, Connecting}, {Failed, Disconnected},
 	} {
 		allowed[fmt.Sprint(pair)] = true

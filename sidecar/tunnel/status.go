@@ -12,7 +12,8 @@ type TunnelStatus struct {
 	Slot     int       `json:"slot"`
 	ID       string    `json:"id"`
 	Endpoint string    `json:"endpoint"`
-	Replica  string    `json:"replica"`
+	Replica  string    `json:"replica"` // that owns the tunnel
+	Via      string    `json:"via"`     // that its lane goes by; empty: by the same, or it was not told
 	State    State     `json:"state"`
 	Since    time.Time `json:"since"`
 	RTT      float64   `json:"rtt_ms"`
@@ -58,19 +59,16 @@ func (p *Pool) Status() Status {
 func (s *slot) status() TunnelStatus {
 	s.mu.Lock()
 	st := TunnelStatus{Slot: s.n, Endpoint: s.endpoint, State: s.machine.state, Since: s.machine.since, Quality: None}
-	if !s.moveAt.IsZero() && st.State == Connected {
-		st.State = Draining
-	}
-	if s.lastErr != nil && st.State != Connected {
+	if s.lastErr != nil && !st.State.up() {
 		st.Error = s.lastErr.Error()
 	}
-	tunnel, rtt, connected := s.tunnel, s.busy.rtt, s.machine.state == Connected
+	tunnel, via, rtt, connected := s.tunnel, s.via, s.busy.rtt, s.machine.state.up()
 	s.mu.Unlock()
 	if tunnel == nil {
 		return st
 	}
 	t := tunnel.Stats()
-	st.ID, st.Replica = tunnel.Name(), tunnel.Replica()
+	st.ID, st.Replica, st.Via = tunnel.Name(), tunnel.Replica(), via
 	if n := t.PingsAnswered + t.PingsLost; t.PingsLost > 0 {
 		st.Loss = float64(t.PingsLost) / float64(n)
 	}
@@ -91,7 +89,7 @@ func (p *Pool) measure(now time.Time, elapsed time.Duration) {
 	for _, s := range p.list() {
 		s.look(elapsed)
 		s.mu.Lock()
-		rtt, ok := s.busy.rtt, s.machine.state == Connected
+		rtt, ok := s.busy.rtt, s.machine.state.up()
 		s.mu.Unlock()
 		if ok && rtt > 0 && (best == 0 || rtt < best) {
 			best = rtt
@@ -102,7 +100,7 @@ func (p *Pool) measure(now time.Time, elapsed time.Duration) {
 
 func (p *Pool) connected() (n int) {
 	for _, s := range p.list() {
-		if s.state() == Connected {
+		if s.state().up() {
 			n++
 		}
 	}
