@@ -9,8 +9,9 @@ import (
 // than the best of these tiers gives alone: in any time d, all opens of a tenant are at most burst + rate × d of one tier,
 // and those of one tier at most that of this tier.
 type buckets struct {
-	all []bucket
-	at  time.Time // when they were as they are
+	all     []bucket
+	at      time.Time // when they were as they are
+	pending int       // opens that others decide about: they are kept free, and fill the buckets again when they are refused
 }
 
 type bucket struct {
@@ -18,31 +19,33 @@ type bucket struct {
 	rate   float64 // per second
 	burst  float64
 	tokens float64
+	// What all replicas together have used leaves nothing before shut, and not everything before whole.
+	shut, whole time.Time
 }
 
-func newBucket(tier string, limits Tier) bucket {
-	return bucket{tier: tier, rate: float64(limits.OpensPerMinute) / 60, burst: float64(limits.Burst), tokens: float64(limits.Burst)}
+func newBucket(r Rate) bucket {
+	return bucket{tier: r.Tier, rate: float64(r.PerMinute) / 60, burst: float64(r.Burst), tokens: float64(r.Burst)}
 }
 
-// advance fills the buckets up to now. A clock that goes back fills nothing.
+// advance fills the buckets up to now, with room for what is pending. A clock that goes back fills nothing.
 func (b *buckets) advance(now time.Time) {
 	if d := now.Sub(b.at).Seconds(); d > 0 {
 		for i := range b.all {
 			k := &b.all[i]
-			k.tokens = min(k.burst, k.tokens+k.rate*d)
+			k.tokens = min(k.burst+float64(b.pending), k.tokens+k.rate*d)
 		}
 		b.at = now
 	}
 }
 
 // of finds the bucket of a limited tier, or adds it as if it had counted from the start, as far as that is known.
-func (b *buckets) of(tier string, limits Tier) *bucket {
+func (b *buckets) of(r Rate) *bucket {
 	for i := range b.all {
-		if b.all[i].tier == tier {
+		if b.all[i].tier == r.Tier {
 			return &b.all[i]
 		}
 	}
-	k := newBucket(tier, limits)
+	k := newBucket(r)
 	for _, other := range b.all {
 		k.tokens = min(k.tokens, k.burst-(other.burst-other.tokens))
 		if other.rate > k.rate && k.burst > other.burst {
@@ -52,6 +55,31 @@ func (b *buckets) of(tier string, limits Tier) *bucket {
 	k.tokens = max(k.tokens, b.floor(k))
 	b.all = append(b.all, k)
 	return &b.all[len(b.all)-1]
+}
+
+// shut keeps the bucket of a tier from granting anything before until.
+func (b *buckets) shut(tier string, until, whole time.Time) {
+	for i := range b.all {
+		if b.all[i].tier == tier {
+			b.all[i].shut, b.all[i].whole = until, whole
+		}
+	}
+}
+
+// left is what the bucket still grants.
+func (b *buckets) left(k *bucket) float64 { return k.tokens - float64(b.pending) }
+
+// settle ends one that was pending, and counts it if it was granted.
+func (b *buckets) settle(granted bool) {
+	b.pending--
+	if granted {
+		b.count()
+		return
+	}
+	for i := range b.all {
+		k := &b.all[i]
+		k.tokens = min(k.tokens, k.burst+float64(b.pending))
+	}
 }
 
 // count takes one from all buckets. None gets so far below nothing that it would make its tier wait for longer than
@@ -91,7 +119,7 @@ func (b *buckets) follow(r *rules) {
 		if limits.OpensPerMinute == 0 || has(name) {
 			continue
 		}
-		changed := newBucket(name, limits)
+		changed := newBucket(limits.rate(name))
 		changed.tokens = max(changed.burst-(k.burst-k.tokens), min(k.tokens, 0))
 		kept = append(kept, changed)
 	}
@@ -99,7 +127,7 @@ func (b *buckets) follow(r *rules) {
 }
 
 // wait is how long it takes until the bucket allows one more.
-func (k *bucket) wait() time.Duration { return told((1 - k.tokens) / k.rate) }
+func (b *buckets) wait(k *bucket) time.Duration { return told((1 - b.left(k)) / k.rate) }
 
 // told is a wait of s seconds in whole milliseconds, because that is what answers carry, rounded up; also if it is a hair
 // below a millisecond, or who comes back then would be refused for the last bit of a sum.
@@ -110,7 +138,16 @@ func told(s float64) time.Duration {
 // reset is how long it takes until the bucket is full.
 func (k *bucket) reset() time.Duration { return seconds((k.burst - k.tokens) / k.rate) }
 
-func (k *bucket) full() bool { return k.tokens >= k.burst }
+// full says whether nothing has to be remembered of what was used.
+func (b *buckets) full(now time.Time) bool {
+	b.advance(now)
+	for i := range b.all {
+		if k := &b.all[i]; b.left(k) < k.burst || now.Before(k.shut) {
+			return false
+		}
+	}
+	return true
+}
 
 // seconds is s as a duration; those too long for one are cut.
 func seconds(s float64) time.Duration {

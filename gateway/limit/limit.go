@@ -1,7 +1,10 @@
 // Package limit bounds what one tenant, and one client address, may ask of this gateway: how fast streams are opened, how
 // many tunnels and streams there are at once, how fast their bytes flow and how much memory they pin, how often handshakes
-// begin and how many connections wait for one; and what anybody may still ask of it when it is short of memory or CPU. It
-// counts locally; what other replicas have granted is not seen here.
+// begin and how many connections wait for one; and what anybody may still ask of it when it is short of memory or CPU.
+//
+// The rate of opens, streams and tunnels hold for all replicas of a gateway together where Config has a Shared: each is
+// granted here first, so that a flood costs no round trip, and then there. While Shared cannot be asked, a replica grants its
+// share of each limit instead. Bandwidth and memory are of this replica alone, and so is what addresses and strangers may ask.
 package limit
 
 import (
@@ -28,6 +31,17 @@ type Tier struct {
 	Streams        int   // at once
 	Bandwidth      int   // bytes per second of all streams together, each direction by itself
 	Memory         int64 // bytes that the windows of all tunnels together hold beyond their initial size
+}
+
+func (t Tier) slots(k kind) int {
+	if k == tunnels {
+		return t.Tunnels
+	}
+	return t.Streams
+}
+
+func (t Tier) rate(name string) Rate {
+	return Rate{Tier: name, PerMinute: t.OpensPerMinute, Burst: t.Burst}
 }
 
 // DefaultTier is the tier of tenants whose token names none, or one that is not configured.
@@ -65,13 +79,24 @@ type Config struct {
 	Memory *link.Budget
 	// Pressure decides what is shed; nil: nothing.
 	Pressure *Pressure
-	Metrics  *metrics.Set     // nil: counted nowhere
-	Now      func() time.Time // clock of the rates, but not of the bandwidth; nil: time.Now
+	// Shared is what all replicas count together; nil: there is only this one, and Run, SetShare, SetDegraded and Restore
+	// need not be called.
+	Shared Shared
+	// Replica makes ids of slots unique among all replicas; it must be another one after a restart. Empty: a random one.
+	Replica string
+	// Timeout is how long Shared may take to grant something, before the share decides. 0: 50 ms.
+	Timeout time.Duration
+	// Lease is how long Shared holds slots that are not renewed, as those of a replica that has crashed. 0: 45 s.
+	Lease   time.Duration
+	Metrics *metrics.Set     // nil: counted nowhere
+	Now     func() time.Time // clock of the rates, but not of the bandwidth; nil: time.Now
 }
 
-// Limiter counts, paces and refuses. It is safe for concurrent use, has no goroutines and needs no closing.
+// Limiter counts, paces and refuses. It is safe for concurrent use, needs no closing, and has no goroutines but those of
+// Run.
 type Limiter struct {
 	changing  sync.Mutex            // held while rules change
+	replicas  int                   // that share the limits; guarded by changing
 	rules     atomic.Pointer[rules] // replaced whole
 	now       func() time.Time
 	seed      maphash.Seed
@@ -80,6 +105,7 @@ type Limiter struct {
 	strangers *strangers
 	memory    *link.Budget
 	pressure  *Pressure
+	shared    *shared // nil: nobody shares the limits
 	counts    counts
 }
 
@@ -90,11 +116,15 @@ func New(cfg Config) (*Limiter, error) {
 			return nil, errs.New(errs.ConfigInvalid, "limits of handshakes, connections, tenants and addresses must not be negative")
 		}
 	}
+	if cfg.Timeout < 0 || cfg.Lease < 0 {
+		return nil, errs.New(errs.ConfigInvalid, "timeout and lease of shared limits must not be negative")
+	}
 	rules, err := newRules(cfg.Tiers, cfg.Exempt)
 	if err != nil {
 		return nil, err
 	}
-	l := &Limiter{now: cfg.Now, seed: maphash.MakeSeed(), memory: cfg.Memory, pressure: cfg.Pressure}
+	rules.share = rules.divided(1)
+	l := &Limiter{replicas: 1, shared: newShared(cfg), now: cfg.Now, seed: maphash.MakeSeed(), memory: cfg.Memory, pressure: cfg.Pressure}
 	if l.now == nil {
 		l.now = time.Now
 	}
@@ -139,6 +169,7 @@ func (l *Limiter) SetTiers(tiers map[string]Tier) error {
 // put makes rules known to everybody. Whoever works on a tenant has its shard's lock and reads the rules after taking it,
 // so a tenant has either followed them already or is met here.
 func (l *Limiter) put(r *rules) {
+	r.share = r.divided(l.replicas)
 	l.rules.Store(r)
 	now := l.now()
 	for i := range l.tenants {

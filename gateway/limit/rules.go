@@ -69,6 +69,7 @@ type rules struct {
 	exempt    []Exemption // as given
 	tenants   []exemptTenants
 	addresses []exemptAddresses
+	share     *rules // what this replica grants by itself of what is shared
 }
 
 type exemptTenants struct {

@@ -46,6 +46,9 @@ func (l *Limiter) use(s *tenantShard, name string, now time.Time) (*tenant, erro
 	}
 	r := l.rules.Load()
 	t := &tenant{name: name, rules: r, exempt: r.tenant(name), opens: buckets{at: now}, used: now}
+	if l.shared != nil {
+		t.joint = &joint{}
+	}
 	s.byName[name] = s.recent.PushFront(t)
 	return t, nil
 }
@@ -66,7 +69,7 @@ func (s *tenantShard) makeRoom(now time.Time) error {
 		if !full && now.Sub(t.used) < tenantIdle {
 			return nil
 		}
-		if t.held() {
+		if t.holds() {
 			continue
 		}
 		if t.recovered(now) {
