@@ -2,10 +2,8 @@ package session
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"slices"
-	"syscall"
 	"time"
 
 	"fairlead/gateway/store"
@@ -99,7 +97,7 @@ func (l *leases) askOwner(ctx context.Context, hs *link.Handshake, t store.Tunne
 		return nil, errs.New(errs.TunnelUnknown, "the tunnel ended at %s", t.Name)
 	case errs.OwnerUnreachable, errs.PeerRefused:
 		log.Warn("the owner of a tunnel cannot be reached", append(logging.Error(err), "owner", t.Name, "address", t.Address)...)
-		if !errors.Is(err, syscall.ECONNREFUSED) && l.alive(ctx, t) { // the machine answers that the process is not there
+		if l.alive(ctx, t) {
 			return nil, l.fence(ctx, t, errs.OwnerUnreachable, "replica "+t.Name+" holds the tunnel and cannot be reached", log)
 		}
 		return nil, l.fence(ctx, t, errs.OwnerGone, "replica "+t.Name+" is gone, and its streams with it", log)
