@@ -48,6 +48,10 @@ type Config struct {
 	OnChange   func(Change)  // told of each change, one after another, on a goroutine of its own: it may take its time. nil: nobody
 	Logger     *slog.Logger  // changes of state; nil: silent
 	Metrics    *metrics.Set  // nil: counted nowhere
+
+	Shared   Shared        // what circuits of several replicas have in common, see there; nil: each is on its own
+	Replica  string        // name of this replica, for the others; needed with Shared
+	ProbeFor time.Duration // with Shared: longer than any probe takes; a probe is ended then. At least 1s; 0: 1m
 }
 
 // Breaker holds the circuits. It is safe for concurrent use. How many calls run at a time is not its business. hystrix
@@ -63,8 +67,11 @@ type Breaker struct {
 
 	watchers notify.List[string] // told the backend whose circuit has changed
 
+	share *sharing // nil: nothing is shared
+
 	mu       sync.Mutex
 	circuits map[string]*circuit
+	heard    map[string]heard // what the store had at the last Sync, for circuits that come into being
 }
 
 // New makes a Breaker without circuits; each comes into being with the first call to its backend. The error is
@@ -76,6 +83,10 @@ func New(cfg Config) (*Breaker, error) {
 	if cfg.RetryAfter < 0 || (cfg.RetryAfter > 0 && cfg.RetryAfter < time.Millisecond) {
 		return nil, errs.New(errs.ConfigInvalid, "breaker.retry_after is %s: it must be at least 1ms", cfg.RetryAfter)
 	}
+	share, err := newSharing(cfg)
+	if err != nil {
+		return nil, err
+	}
 	b := &Breaker{
 		// hystrix keeps circuits by name for the whole process: two gateways in one process must not meet there.
 		prefix:     cfg.Instance + "/" + rand.Text() + "/",
@@ -83,6 +94,7 @@ func New(cfg Config) (*Breaker, error) {
 		retryAfter: orDefault(cfg.RetryAfter, time.Minute),
 		log:        cfg.Logger,
 		metrics:    cfg.Metrics,
+		share:      share,
 		circuits:   make(map[string]*circuit),
 	}
 	if b.log == nil {
@@ -157,19 +169,32 @@ func (b *Breaker) Mode(backend string) Mode {
 	return c.mode
 }
 
+// known returns the backend's circuit; nil for one without calls so far, unless another replica has told of it.
 func (b *Breaker) known(backend string) *circuit {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.circuits[backend]
+	c := b.circuits[backend]
+	told, ok := b.heard[backend]
+	b.mu.Unlock()
+	if c == nil && ok && (told.Open || told.mode() != Auto) {
+		return b.circuit(backend)
+	}
+	return c
 }
 
 func (b *Breaker) circuit(backend string) *circuit {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	c := b.circuits[backend]
-	if c == nil {
-		c = newCircuit(b, backend)
-		b.circuits[backend] = c
+	if c != nil {
+		b.mu.Unlock()
+		return c
+	}
+	c = newCircuit(b, backend)
+	b.circuits[backend] = c
+	told, ok := b.heard[backend]
+	changed := ok && c.adopt(told)
+	b.mu.Unlock()
+	if changed {
+		b.watchers.Tell(backend)
 	}
 	return c
 }

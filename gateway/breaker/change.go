@@ -30,7 +30,7 @@ type Change struct {
 	From, To State // equal when an operator's choice of a mode changes nothing for the next call
 	Mode     Mode  // from now on
 	Reason   Reason
-	By       string // who chose the mode; "breaker" for what the circuit does by itself
+	By       string // who chose the mode; "breaker" for what the circuit does by itself, "replica " and a name for what another replica's did
 	At       time.Time
 	Failure  Failure // the last one; zero: none so far
 }
@@ -48,7 +48,7 @@ type Counts struct {
 	Failed    uint64 // for which the backend is to blame
 	Neutral   uint64 // that failed for another reason
 	Refused   uint64 // that the circuit refused
-	Opened    uint64 // times that the circuit opened by itself
+	Opened    uint64 // times that the circuit opened by itself; not those that another replica told of
 }
 
 // Info is all that is known about one circuit.
@@ -59,6 +59,7 @@ type Info struct {
 	Probing     bool      // a probe is under way
 	Consecutive int       // failures in a row
 	OpenedAt    time.Time // zero unless the circuit opened by itself and is not closed again
+	OpenedBy    string    // with Config.Shared: the replica whose calls opened it, or failed at last; empty like OpenedAt
 	RetryAt     time.Time // from when on a call may be the probe; zero like OpenedAt
 	LastFailure Failure   // zero: none so far
 	LastChange  Change    // zero: none so far
@@ -77,6 +78,7 @@ func (b *Breaker) Info(backend string) Info {
 		LastFailure: c.lastFailure, LastChange: c.lastChange, Counts: c.counts}
 	if c.open {
 		i.OpenedAt, i.RetryAt = c.openedAt, c.since.Add(c.retryAfter)
+		i.OpenedBy = c.common.by
 	}
 	return i
 }
@@ -101,19 +103,24 @@ func (b *Breaker) Forget(backend string) {
 // be quick, and may call the Breaker. stop ends that.
 func (b *Breaker) Watch(fn func(backend string)) (stop func()) { return b.watchers.Add(fn) }
 
+// itself is who makes changes that no one has decided.
+const itself = "breaker"
+
 // changedLocked remembers and tells a change; it returns true.
 func (c *circuit) changedLocked(from, to State, reason Reason, by string) bool {
 	if by == "" {
-		by = "breaker"
+		by = itself
 	}
 	c.lastChange = Change{Backend: c.backend, From: from, To: to, Mode: c.mode, Reason: reason, By: by, At: time.Now(), Failure: c.lastFailure}
 	switch {
 	case reason == ReasonOperator:
 		c.log.Warn("an operator changed what the breaker does", logging.FieldState, string(to), "mode", string(c.mode), "by", by)
 	case to == Closed:
-		c.log.Info("the backend is used again", logging.FieldState, string(to), logging.FieldReason, string(reason))
+		c.log.Info("the backend is used again", logging.FieldState, string(to), logging.FieldReason, string(reason), "by", by)
 	case reason == ReasonProbeFailed:
-		c.log.Warn("the backend is not well yet", logging.FieldState, string(to), logging.FieldCode, c.lastFailure.Code.String())
+		c.log.Warn("the backend is not well yet", logging.FieldState, string(to), logging.FieldCode, c.lastFailure.Code.String(), "by", by)
+	case reason == ReasonFailures && by != itself:
+		c.log.Warn("the backend is left alone: its circuit was opened by "+by, logging.FieldState, string(to), logging.FieldCode, c.lastFailure.Code.String(), "by", by)
 	}
 	c.breaker.events.add(c.lastChange)
 	return true

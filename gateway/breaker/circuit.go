@@ -46,6 +46,7 @@ type circuit struct {
 	counts      Counts
 	lastFailure Failure
 	lastChange  Change
+	common      common // with other replicas
 }
 
 // outcome of a call, as far as a circuit cares.
@@ -111,6 +112,10 @@ func (c *circuit) refusalLocked() error {
 		return errs.New(errs.CircuitOpen, "backend %q was switched off by an operator", c.backend)
 	}
 	wait := max(c.retryAfter-time.Since(c.since), min(time.Second, c.retryAfter))
+	if c.common.by != "" && c.common.by != c.breaker.replica() {
+		return errs.New(errs.CircuitOpen, "backend %q failed %d times in a row at replica %s, at last with %s, and is tried again in %s",
+			c.backend, c.consecutive, c.common.by, c.lastFailure.Code, wait.Round(time.Millisecond)).After(wait)
+	}
 	return errs.New(errs.CircuitOpen, "backend %q failed %d times in a row, at last with %s, and is tried again in %s",
 		c.backend, c.consecutive, c.lastFailure.Code, wait.Round(time.Millisecond)).After(wait)
 }
@@ -119,16 +124,18 @@ func (c *circuit) refusalLocked() error {
 type admission struct {
 	refusal error // not at all
 	closed  bool  // like every other call
-	ask     bool  // if hystrix makes it the probe
+	ask     bool  // if the other replicas leave it to us, and hystrix makes it the probe
+	again   bool  // with ask: without asking hystrix
 	probe   bool  // it is the probe
 	epoch   int
+	version uint64 // common.version
 }
 
 // admit decides about a call, and asks hystrix only for one at a time, and only when it is time for a probe.
 func (c *circuit) admit() admission {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	a := admission{epoch: c.epoch}
+	a := admission{epoch: c.epoch, version: c.common.version}
 	switch {
 	case c.mode == ForceOpen:
 		a.refusal = c.refusalLocked()
@@ -136,15 +143,15 @@ func (c *circuit) admit() admission {
 		a.closed = true
 	case c.probing || c.asking:
 		a.refusal = c.refusalLocked()
-	case c.again:
+	case c.again && c.breaker.share == nil:
 		c.again = false
 		c.beginProbeLocked()
 		a.probe = true
-	case time.Since(c.since) < c.retryAfter:
+	case !c.again && time.Since(c.since) < c.retryAfter || time.Now().Before(c.common.elsewhere):
 		a.refusal = c.refusalLocked()
 	default:
 		c.asking = true
-		a.ask = true
+		a.ask, a.again = true, c.again
 	}
 	return a
 }
@@ -166,6 +173,8 @@ func (c *circuit) do(ctx context.Context, fn func(context.Context) error, unless
 		return true, a.refusal
 	case a.closed && unlessClosed:
 		return false, nil
+	case a.ask && c.breaker.share != nil:
+		return c.elected(ctx, a, fn, unlessClosed)
 	case a.ask:
 		return true, c.throughHystrix(ctx, a, fn)
 	}
@@ -200,7 +209,7 @@ func (c *circuit) throughHystrix(ctx context.Context, a admission, fn func(conte
 	return errs.Wrap(errs.Internal, err, "the breaker of backend %q failed", c.backend)
 }
 
-// start makes the call the probe that hystrix let through, unless an operator was faster.
+// start makes the call the probe that hystrix let through, unless an operator or another replica was faster.
 func (c *circuit) start(a *admission) error {
 	c.mu.Lock()
 	if a.epoch != c.epoch {
@@ -208,10 +217,14 @@ func (c *circuit) start(a *admission) error {
 		if c.mode == ForceOpen {
 			return c.refusalLocked()
 		}
-		return nil // by the operator's word the circuit is closed
+		return nil // by the operator's word, or another replica's, the circuit is closed
 	}
 	c.asking = false
-	a.probe = true
+	if a.version != c.common.version { // another replica's probe has failed meanwhile
+		defer c.mu.Unlock()
+		return c.refusalLocked()
+	}
+	a.probe, c.again = true, false
 	c.beginProbeLocked()
 	c.changedLocked(Open, HalfOpen, ReasonProbe, "")
 	c.mu.Unlock()
@@ -262,8 +275,10 @@ func (c *circuit) settleLocked(err error, o outcome, a admission) (changed bool)
 		c.again = true
 	case a.probe && o == success:
 		c.closeLocked()
+		c.shareLocked("")
 		return c.changedLocked(HalfOpen, Closed, ReasonProbeSucceeded, "")
 	case a.probe:
+		c.shareLocked("")
 		return c.changedLocked(HalfOpen, Open, ReasonProbeFailed, "")
 	case c.open:
 		// A late outcome from before the opening: it stays open.
@@ -272,6 +287,7 @@ func (c *circuit) settleLocked(err error, o outcome, a admission) (changed bool)
 	case o == failure:
 		if c.consecutive++; c.consecutive >= c.failures {
 			c.tripLocked()
+			c.shareLocked("")
 			return c.changedLocked(Closed, Open, ReasonFailures, "")
 		}
 	}

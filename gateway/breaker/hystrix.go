@@ -95,6 +95,7 @@ func (c *circuit) setMode(mode Mode, by string) {
 		c.closeLocked()
 	}
 	c.consecutive, c.asking, c.probing, c.again = 0, false, false, false
+	c.shareLocked(by)
 	c.changedLocked(before, c.stateLocked(time.Now()), ReasonOperator, by)
 	c.mu.Unlock()
 	c.breaker.watchers.Tell(c.backend)

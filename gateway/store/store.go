@@ -193,6 +193,7 @@ type Circuit struct {
 	Failures int       `json:"failures"`
 	Code     errs.Code `json:"code"`    // of the last failure
 	Changed  time.Time `json:"changed"` // by the clock of who put it
+	Version  uint64    `json:"version"` // orders changes without clocks; under 2^53
 }
 
 // Circuits are the breakers' states.
