@@ -81,6 +81,7 @@ type App struct {
 	certs       *certificate
 	started     time.Time
 	stopping    atomic.Bool
+	why         atomic.Value    // a string: why it stops; set before stopping
 	asked       context.Context // ends when the API asks to drain
 	ask         context.CancelFunc
 }
@@ -151,6 +152,7 @@ func (a *App) Run(ctx context.Context) error {
 	case <-a.asked.Done():
 	case <-running.Done():
 	}
+	a.why.Store(a.reason(ctx))
 	a.stopping.Store(true)
 	a.lifecycle(drains+": %s, for up to %s", a.reason(ctx), a.config().Shutdown.Drain)
 	a.log.Info("stopping", logging.FieldReason, a.reason(ctx), "drain", a.config().Shutdown.Drain.String())
@@ -169,7 +171,8 @@ func (a *App) Run(ctx context.Context) error {
 
 // beside is what runs beside the servers.
 func (a *App) beside() map[string]func(context.Context) error {
-	all := map[string]func(context.Context) error{"watch": a.watch, "review": a.review, "sample": a.sample, "leases": a.sessions.Share, "replicas": a.share, "balance": a.balance}
+	all := map[string]func(context.Context) error{"watch": a.watch, "review": a.review, "sample": a.sample, "leases": a.sessions.Share, "replicas": a.share, "balance": a.balance,
+		"limits": a.limits.Run, "circuits": a.breaker.Run}
 	if a.pressure != nil {
 		all["pressure"] = a.pressure.Run
 	}

@@ -58,15 +58,26 @@ func (a *App) newLimits() (err error) {
 		return err
 	}
 	a.memory = link.NewBudget(processMemory*int64(a.config().Tunnel.Memory), nil)
-	a.limits, err = limit.New(limit.Config{Tiers: limitTiers(a.config().Tiers), Exempt: exemptions(l.Exempt),
+	cfg := limit.Config{Tiers: limitTiers(a.config().Tiers), Exempt: exemptions(l.Exempt),
 		HandshakesPerMinute: l.HandshakesPerMinute, HandshakeBurst: l.HandshakeBurst, UnauthenticatedPerAddress: l.UnauthenticatedPerAddress,
-		Memory: a.memory, Pressure: a.pressure, Metrics: a.metrics.Set()})
+		Memory: a.memory, Pressure: a.pressure, Metrics: a.metrics.Set()}
+	if a.shared() {
+		cfg.Shared, cfg.Timeout, cfg.Replica = sharedLimits{a.store}, a.config().Store.Timeout, a.self.ID
+	}
+	if a.limits, err = limit.New(cfg); err == nil {
+		a.limits.SetDegraded(!a.store.Health().Up)
+		a.limits.SetShare(a.config().Store.Replicas)
+	}
 	return err
 }
 
 func (a *App) newBackends() (err error) {
-	a.breaker, err = breaker.New(breaker.Config{Instance: a.opts.Instance, Failures: a.config().Breaker.Failures, RetryAfter: a.config().Breaker.RetryAfter,
-		OnChange: a.breakerChanged, Logger: a.log, Metrics: a.metrics.Set()})
+	cfg := breaker.Config{Instance: a.opts.Instance, Failures: a.config().Breaker.Failures, RetryAfter: a.config().Breaker.RetryAfter,
+		OnChange: a.breakerChanged, Logger: a.log, Metrics: a.metrics.Set()}
+	if a.shared() {
+		cfg.Shared, cfg.Replica = sharedCircuits{a.store}, a.self.Name
+	}
+	a.breaker, err = breaker.New(cfg)
 	if err != nil {
 		return err
 	}
@@ -75,7 +86,11 @@ func (a *App) newBackends() (err error) {
 		return nil
 	})
 	list, routes := backends(a.config()), routes(a.config())
-	a.backends, err = backend.New(backend.Config{Backends: list, Routes: routes, Pool: pool(a.config().SSHPool), Breaker: a.breaker, Instance: a.opts.Instance,
+	var hostKeys backend.HostKeyStore
+	if a.shared() {
+		hostKeys = a.store
+	}
+	a.backends, err = backend.New(backend.Config{HostKeys: hostKeys, Backends: list, Routes: routes, Pool: pool(a.config().SSHPool), Breaker: a.breaker, Instance: a.opts.Instance,
 		OnHostKey: a.hostKeySeen, OnCertificate: a.certificateMade, SlowDial: a.config().Opens.Slow, Logger: a.log, Metrics: a.metrics.Set(), BackendMetrics: a.metrics})
 	if err == nil {
 		a.stack.Push("backends", a.backends.Close)
@@ -179,6 +194,12 @@ func (a *App) newSessions() error {
 		Metrics: a.metrics.Set(),
 		Now:     time.Now,
 	})
+	a.metrics.Set().NewGauge("fairlead_gateway_replicas", func() float64 {
+		if known := a.known.Load(); known != nil {
+			return float64(len(*known))
+		}
+		return 0
+	})
 	a.stack.Push("tunnels", a.sessions.Close)
 	return nil
 }
@@ -230,7 +251,7 @@ func (a *App) newAdmin() (err error) {
 	cfg := admin.Config{Listen: c.Listen, TokenFile: c.TokenFile, RequestsPerMinute: c.RequestsPerMinute, FailuresPerMinute: c.FailuresPerMinute, Audit: a.audit, Ready: a.ready, Metrics: a.writeMetrics,
 		Diagnostics: a.diagnostics, Effective: a.entries, Live: a.history.Live, Events: a.history.Events,
 		Tunnels: a.tunnels, EndTunnel: a.endTunnel, Streams: a.streams, EndStream: a.endStream, Tenants: a.tenants,
-		Backends: a.backendStatus, SetBreaker: a.setBreaker,
+		Backends: a.backendStatus, SetBreaker: a.setBreaker, Replicas: a.replicasView, DrainProgress: a.drainProgress,
 		Revocations: a.revocationList, Revoke: a.revoke, Unrevoke: a.unrevoke,
 		TestPolicy: a.decide, Reload: a.reloadAsked, Drain: a.ask, Level: a.opts.Level, SetLevel: setLevel,
 		Page: ui.Handler(), Logger: a.log, Registry: a.metrics.Set()}

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"time"
@@ -49,6 +50,7 @@ func (a *App) share(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-a.health:
+			a.limits.SetDegraded(!a.store.Health().Up)
 			a.announce(ctx, &holds)
 			a.pull(ctx)
 		case <-announce.C:
@@ -90,13 +92,16 @@ func (a *App) announce(ctx context.Context, holds *string) {
 	if list, err := a.store.Replicas(ctx); err == nil {
 		a.known.Store(&list)
 		a.sessions.Know(list)
+		a.limits.SetShare(cmp.Or(a.config().Store.Replicas, len(list)))
 	}
 	if now, err := a.store.Incarnation(ctx); err == nil && now != *holds {
 		if *holds != "" {
 			a.log.Warn("the store has lost what it held; this replica puts there again what it knows", logging.FieldCode, errs.StoreUnavailable.String())
+			a.limits.Restore()
 		}
 		*holds = now
-		a.republish(ctx)
+		a.sessions.Refresh()
+		a.pull(ctx) // circuits and revocations are compared, both ways
 	}
 }
 
@@ -107,13 +112,12 @@ func (a *App) withdraw() {
 	_ = a.store.Withdraw(ctx, a.self.ID) // it expires by itself
 }
 
-// republish puts everything that is to last into a store that has lost it.
-func (a *App) republish(context.Context) {
-	a.sessions.Refresh()
+// pull takes what other replicas have decided, and tells the store what it does not know.
+func (a *App) pull(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	_ = a.breaker.Sync(ctx) // the store has said that it cannot be asked
 }
-
-// pull takes what other replicas have decided.
-func (a *App) pull(context.Context) {}
 
 func (a *App) balance(ctx context.Context) error {
 	b := a.config().Balance

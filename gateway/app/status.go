@@ -58,7 +58,7 @@ func (a *App) tunnels() iter.Seq[admin.Tunnel] {
 		}
 		who, st := t.Identity, t.Stats
 		return admin.Tunnel{ID: t.ID, Tenant: who.Tenant, Subject: who.Subject, Issuer: who.Issuer, TokenID: who.TokenID, Tier: who.Tier, Pod: who.Pod, Peer: t.Peer,
-			Instance: a.opts.Instance, State: state, Since: t.Since, Expires: who.Expires, Streams: st.Streams, Opened: st.Opened, Sent: st.BytesSent,
+			Instance: a.opts.Instance, Replica: a.self.Name, Via: t.Via, State: state, Since: t.Since, Expires: who.Expires, Streams: st.Streams, Opened: st.Opened, Sent: st.BytesSent,
 			Received: st.BytesReceived, SentRate: t.SentRate, ReceivedRate: t.ReceivedRate, Replayed: st.BytesReplayed, Retained: st.Retained, Resumes: st.Resumes,
 			RTT: milliseconds(st.RTT)}
 	})

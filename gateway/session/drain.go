@@ -80,7 +80,7 @@ func (r *Registry) Draining() bool { return !r.Progress().Since.IsZero() }
 // Progress is how far a drain has come.
 type Progress struct {
 	Since, Deadline  time.Time // zero: there is none
-	Before           int       // tunnels there were when it began
+	Before, Moved    int       // tunnels there were when it began, and that are gone since
 	Tunnels, Streams int       // left
 	Ended            int       // streams that were cut at the deadline
 }
@@ -94,7 +94,7 @@ func (r *Registry) Progress() Progress {
 		return Progress{}
 	}
 	c := r.count()
-	return Progress{Since: d.since, Deadline: d.deadline, Before: d.tunnels, Tunnels: c.Tunnels, Streams: c.Streams, Ended: int(d.ended.Load())}
+	return Progress{Since: d.since, Deadline: d.deadline, Before: d.tunnels, Moved: max(d.tunnels-c.Tunnels, 0), Tunnels: c.Tunnels, Streams: c.Streams, Ended: int(d.ended.Load())}
 }
 
 // Close ends all tunnels, tells their sidecars and the store why, and waits for everything that runs, but no longer than ctx.

@@ -27,16 +27,17 @@ const reach = 2 * time.Second
 
 // elsewhere resumes a tunnel that does not live here, at the replica that owns it, or says what has become of it.
 func (r *Registry) elsewhere(ctx context.Context, hs *link.Handshake, id link.ID, a Arrival, log *slog.Logger) (run func(), err error) {
-	carry, err := r.seek(ctx, hs, id, a, log)
+	carry, alive, err := r.seek(ctx, hs, id, a, log)
 	if err != nil {
-		switch errs.CodeOf(err) {
-		case errs.OwnerUnknown, errs.Displaced: // nothing is lost
-		default:
+		if alive {
+			r.refused.Inc()
+		} else {
 			r.lost.Inc()
 		}
 		r.resumeRefused(id, a, err)
 		return nil, err
 	}
+	r.forwarded.Inc()
 	return func() {
 		if err := carry(r.ctx); err != nil {
 			log.Info("relay ended", logging.Error(err)...)
@@ -44,25 +45,36 @@ func (r *Registry) elsewhere(ctx context.Context, hs *link.Handshake, id link.ID
 	}, nil
 }
 
-func (r *Registry) seek(ctx context.Context, hs *link.Handshake, id link.ID, a Arrival, log *slog.Logger) (func(context.Context) error, error) {
+// seek finds the tunnel's owner and brings the connection there. With an error, alive says whether the tunnel is or may be still there.
+func (r *Registry) seek(ctx context.Context, hs *link.Handshake, id link.ID, a Arrival, log *slog.Logger) (carry func(context.Context) error, alive bool, err error) {
 	l := r.leases
 	if l == nil || a.Via != "" { // who brings it has looked already
-		return nil, unknown(id)
+		return nil, false, unknown(id)
 	}
 	asking, cancel := context.WithTimeout(ctx, storeWait)
 	t, ok, err := l.store.Find(asking, id.String())
 	cancel()
 	switch {
 	case err != nil || !ok: // an owner that could not reach the store has entered nothing
-		return l.askAll(ctx, hs, id, err == nil, a, log)
+		carry, err = l.askAll(ctx, hs, id, err == nil, a, log)
 	case t.Tenant != a.Who.Tenant || t.Subject != a.Who.Subject || t.Issuer != a.Who.Issuer:
-		r.refused.Inc()
 		r.cfg.Opener.log.Say(log, slog.LevelWarn, a.Who.Tenant, "resume refused: the tunnel belongs to another identity", "owner_tenant", t.Tenant)
-		return nil, unknown(id)
+		return nil, true, unknown(id)
 	case t.Lost != nil:
-		return nil, lost(t)
+		err = lost(t)
+	default:
+		carry, err = l.askOwner(ctx, hs, t, a, log)
 	}
-	return l.askOwner(ctx, hs, t, a, log)
+	return carry, !gone(err), err
+}
+
+// gone says whether an answer to a resume is for good.
+func gone(err error) bool {
+	switch errs.CodeOf(err) {
+	case errs.TunnelUnknown, errs.OwnerGone, errs.OwnerUnreachable, errs.LeaseLost:
+		return true
+	}
+	return false
 }
 
 // lost is what is told of a tunnel that is over.

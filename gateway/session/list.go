@@ -94,6 +94,20 @@ func (r *Registry) Totals() Totals {
 	return t
 }
 
+// Resumes counts the resumes that came to this registry, by what came of them: of tunnels of this replica, of those that were
+// relayed to their owners, of those that were refused while the tunnel lives or may live, and of tunnels that are gone.
+func (r *Registry) Resumes() (same, relayed, refused, lost uint64) {
+	return r.resumed.Get(), r.forwarded.Get(), r.refused.Get(), r.lost.Get()
+}
+
+// LeasesLost counts the tunnels that other replicas have given up.
+func (r *Registry) LeasesLost() uint64 {
+	if r.leases == nil {
+		return 0
+	}
+	return r.leases.losses.Get()
+}
+
 // Enforce ends every tunnel whose identity check refuses, and every stream, those outside tunnels included, whose identity
 // it refuses, with its error. It returns how many of both those were. check is called for several at once: it may ask
 // somebody who takes long to answer. Streams come first, so that those of a tunnel that ends are counted too.

@@ -53,8 +53,8 @@ type Registry struct {
 
 	leases *leases // nil: there are no other replicas
 
-	resumed, relayed, refused, lost, cut *metrics.Counter
-	rtt                                  *metrics.PrometheusHistogram
+	resumed, relayed, forwarded, refused, lost, cut *metrics.Counter
+	rtt                                             *metrics.PrometheusHistogram
 }
 
 // session is one tunnel and who it belongs to.
@@ -88,12 +88,13 @@ func New(cfg Config) *Registry {
 		cfg.Revoked = func(Identity) error { return nil }
 	}
 	r := &Registry{cfg: cfg, ctx: ctx, end: end, sessions: map[link.ID]*session{},
-		resumed: cfg.Metrics.NewCounter(`fairlead_gateway_resumes_total{kind="same"}`),
-		relayed: cfg.Metrics.NewCounter(`fairlead_gateway_resumes_total{kind="relayed"}`),
-		refused: cfg.Metrics.NewCounter("fairlead_gateway_resumes_refused_total"),
-		lost:    cfg.Metrics.NewCounter("fairlead_gateway_tunnels_lost_total"),
-		cut:     cfg.Metrics.NewCounter("fairlead_gateway_drain_ended_streams_total"),
-		rtt:     cfg.Metrics.NewPrometheusHistogramExt("fairlead_gateway_tunnel_rtt_seconds", telemetry.LatencyBuckets()),
+		resumed:   cfg.Metrics.NewCounter(`fairlead_gateway_resumes_total{kind="same"}`),
+		relayed:   cfg.Metrics.NewCounter(`fairlead_gateway_resumes_total{kind="relayed"}`),
+		forwarded: cfg.Metrics.NewCounter("fairlead_gateway_resumes_forwarded_total"), // to the owners of their tunnels
+		refused:   cfg.Metrics.NewCounter("fairlead_gateway_resumes_refused_total"),
+		lost:      cfg.Metrics.NewCounter("fairlead_gateway_tunnels_lost_total"),
+		cut:       cfg.Metrics.NewCounter("fairlead_gateway_drain_ended_streams_total"),
+		rtt:       cfg.Metrics.NewPrometheusHistogramExt("fairlead_gateway_tunnel_rtt_seconds", telemetry.LatencyBuckets()),
 	}
 	if cfg.Replicas.Store != nil {
 		r.leases = newLeases(r, cfg)
