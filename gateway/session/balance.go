@@ -51,7 +51,8 @@ func (r *Registry) Balance(ctx context.Context, b Balance) error {
 // any more, however long their streams last.
 func (r *Registry) rebalance(b Balance, most int) int {
 	now := r.cfg.Now()
-	stay := slices.DeleteFunc(r.snapshot(), func(s *session) bool { return s.moving.Load() || s.tunnel.Err() != nil })
+	alive := slices.DeleteFunc(r.snapshot(), func(s *session) bool { return s.tunnel.Err() != nil })
+	stay := slices.DeleteFunc(slices.Clone(alive), func(s *session) bool { return s.moving.Load() })
 	slices.SortFunc(stay, func(x, y *session) int { return cmp.Compare(x.since.UnixNano(), y.since.UnixNano()) })
 	asked := 0
 	for asked < len(stay) && asked < most && b.MaxAge > 0 && now.Sub(stay[asked].since) >= b.MaxAge-stay[asked].younger(b.MaxAge) {
@@ -60,7 +61,7 @@ func (r *Registry) rebalance(b Balance, most int) int {
 	}
 	stay = stay[asked:]
 	rand.Shuffle(len(stay), func(i, j int) { stay[i], stay[j] = stay[j], stay[i] })
-	for i := range min(most-asked, r.excess(len(stay), b.Tolerance)) {
+	for i := range min(most-asked, r.excess(len(stay), len(alive), b.Tolerance)) {
 		stay[i].askToMove("this replica has more tunnels than others", "spread")
 		asked++
 	}
@@ -74,12 +75,13 @@ func (s *session) younger(age time.Duration) time.Duration {
 	return age / ageSpread * time.Duration(id[0]) / 256
 }
 
-// excess is how many tunnels of mine are more than the tolerance above the average of the replicas that take new ones.
-func (r *Registry) excess(mine, tolerance int) int {
+// excess is how many of the tunnels that stay are more than the tolerance above the average of the replicas that take new ones;
+// here are those that are to move, too, wherever they will be.
+func (r *Registry) excess(stay, here, tolerance int) int {
 	if tolerance == 0 || r.leases == nil {
 		return 0
 	}
-	all, replicas := mine, 1
+	all, replicas := here, 1
 	for _, other := range r.leases.directory().listed {
 		if other.ID != r.leases.self.ID && !other.Draining {
 			all += other.Tunnels
@@ -89,11 +91,11 @@ func (r *Registry) excess(mine, tolerance int) int {
 	if replicas == 1 {
 		return 0
 	}
-	average := float64(all) / float64(replicas)
-	if float64(mine) < average*(1+float64(tolerance)/100)+leastExcess {
+	allowed := float64(all)/float64(replicas)*(1+float64(tolerance)/100) + leastExcess
+	if float64(stay) < allowed {
 		return 0
 	}
-	return int(float64(mine) - average)
+	return int(float64(stay)-allowed) + 1
 }
 
 func (s *session) askToMove(why, reason string) {
