@@ -101,14 +101,18 @@ func watch(t *testing.T, s store.Store) (events func() []store.Event) {
 
 // watching waits until events of others are seen: from then on none is missed.
 func watching(t *testing.T, s store.Store, events ...func() []store.Event) {
+	from := map[int]int{}
+	for i, seen := range events {
+		from[i] = len(seen())
+	}
 	n := 0
-	for _, seen := range events {
+	for i, seen := range events {
 		require.Eventually(t, func() bool {
 			n++
-			if err := s.PutCircuit(t.Context(), store.Circuit{Backend: "warm", Failures: n}, time.Minute); err != nil {
+			if err := s.PutCircuit(t.Context(), store.Circuit{Backend: "warm", Failures: n, Changed: now()}, time.Minute); err != nil {
 				return false
 			}
-			return slices.Contains(seen(), store.Event{Kind: store.CircuitChanged, Name: "warm"})
+			return slices.Contains(seen()[from[i]:], store.Event{Kind: store.CircuitChanged, Name: "warm"})
 		}, patience, often)
 	}
 }

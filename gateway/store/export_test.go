@@ -6,3 +6,12 @@ func (m *Memory) Size() int {
 	defer m.mu.Unlock()
 	return len(m.replicas) + len(m.tunnels) + len(m.circuits) + len(m.probes) + len(m.keys) + len(m.revoked) + len(m.tenants)
 }
+
+// SlotTags is slotTags.
+func SlotTags() []string { return slotTags() }
+
+// Classify is the kind, text and weight (2: it is down) of an error.
+func Classify(err error) (kind, text string, weight int) {
+	f := classify(err)
+	return f.kind, f.text, int(f.weight)
+}

@@ -80,7 +80,7 @@ func TestOpensOfSeveralTiersGainNothing(t *testing.T) {
 			at   time.Time
 		}
 		var grants []grant
-		for range rapid.IntRange(1, 60).Draw(t, "rounds") {
+		for range rapid.IntRange(1, 30).Draw(t, "rounds") {
 			tier := rapid.SampledFrom([]string{"bronze", "silver", "gold"}).Draw(t, "tier")
 			for range rapid.IntRange(1, 12).Draw(t, "opens") {
 				if take(tier).Granted {

@@ -76,7 +76,7 @@ func pipeline(ctx context.Context, c redis.UniversalClient, script *redis.Script
 		for i, n := range todo {
 			sent[i] = send(p, all[n])
 		}
-		_, _ = p.Exec(ctx) // its error is the first of those below
+		_, failed := p.Exec(ctx)
 		var missing []int
 		for i, n := range todo {
 			answer, err := sent[i].Result()
@@ -84,11 +84,14 @@ func pipeline(ctx context.Context, c redis.UniversalClient, script *redis.Script
 			case err == nil:
 				answers[n] = answer
 			case errors.Is(err, redis.Nil):
-			case redis.HasErrorPrefix(err, "NOSCRIPT"):
+			case noScript(err):
 				missing = append(missing, n)
 			default:
 				return nil, err
 			}
+		}
+		if failed != nil && !errors.Is(failed, redis.Nil) && !noScript(failed) {
+			return nil, failed // before anything was sent, of which the commands know nothing
 		}
 		if todo = missing; len(todo) == 0 {
 			return answers, nil
@@ -96,6 +99,8 @@ func pipeline(ctx context.Context, c redis.UniversalClient, script *redis.Script
 	}
 	return nil, redis.ErrNoScript
 }
+
+func noScript(err error) bool { return redis.HasErrorPrefix(err, "NOSCRIPT") }
 
 // call makes a call, within its time, and tells health and metrics what came of it. Errors are as in Store.
 func (r *Redis) call(ctx context.Context, o op, do func(context.Context, redis.UniversalClient) error) error {

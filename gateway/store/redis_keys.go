@@ -85,7 +85,13 @@ func newScripts() scripts {
 	all, prelude := scripts{}, read("prelude.lua")
 	for _, file := range files {
 		if name := file.Name(); name != "prelude.lua" {
-			all[strings.TrimSuffix(name, path.Ext(name))] = redis.NewScript(prelude + read(name))
+			// What a script is declared to do is looked at before it runs: in a Redis that is full or read-only it fails with nothing
+			// done, while one that only reads goes on.
+			body, first := read(name), "#!lua\n"
+			if strings.Contains(body, "Writes nothing") {
+				first = "#!lua flags=no-writes\n"
+			}
+			all[strings.TrimSuffix(name, path.Ext(name))] = redis.NewScript(first + prelude + body)
 		}
 	}
 	return all
