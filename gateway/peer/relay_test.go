@@ -76,7 +76,7 @@ type transferred struct {
 }
 
 // both sends size bytes each way at once, and waits for both ends of the stream.
-func both(s *link.Stream, seed uint64, size int) (res transferred) {
+func both(s *link.Stream, seed uint64, size int, seen ...io.Writer) (res transferred) {
 	var wg sync.WaitGroup
 	var sendErr error
 	wg.Go(func() {
@@ -84,10 +84,24 @@ func both(s *link.Stream, seed uint64, size int) (res transferred) {
 		res.sent, err = produce(s, seed, size)
 		sendErr = errors.Join(err, s.CloseWrite())
 	})
-	got, n, err := consume(s)
+	got, n, err := consume(io.TeeReader(s, io.MultiWriter(seen...)))
 	wg.Wait()
 	res.got, res.n, res.err = got, n, errors.Join(sendErr, err, s.Wait())
 	return res
+}
+
+// every calls f once in so many bytes.
+type every struct {
+	bytes, left int
+	f           func()
+}
+
+func (e *every) Write(p []byte) (int, error) {
+	if e.left -= len(p); e.left <= 0 {
+		e.left = e.bytes
+		e.f()
+	}
+	return len(p), nil
 }
 
 // echo sends back what it gets, and ends after its peer.
@@ -98,8 +112,8 @@ func echo(s *link.Stream) {
 	_ = s.Wait()
 }
 
-// A tunnel that is resumed at random through its owner and through another replica, over connections that are reset in the
-// middle of anything, loses, repeats and reorders nothing, in either direction, and ends of directions are kept.
+// A tunnel that is resumed in turn through its owner and through another replica, over connections that are reset in the middle of
+// anything, by the network and by the replica between, loses, repeats and reorders nothing, in either direction, and ends of directions are kept.
 //
 // Verifies: R1.7, R10.6
 func TestResumeThroughEitherReplica(t *testing.T) {
@@ -134,6 +148,7 @@ func TestResumeThroughEitherReplica(t *testing.T) {
 		return cut
 	}
 	s.connect(t, link.Config{MaxWindow: 1 << 20})
+	cutter := &every{bytes: 300_000, left: 300_000, f: b.CutAll}
 	for done := false; !done; {
 		select {
 		case <-over: // one more, through what is whole now
@@ -142,7 +157,7 @@ func TestResumeThroughEitherReplica(t *testing.T) {
 		}
 		st, err := s.tun.Open(link.OpenRequest{Route: "both"})
 		require.NoError(t, err)
-		here := both(st, uint64(st.ID()), size)
+		here := both(st, uint64(st.ID()), size, cutter)
 		require.NoError(t, here.err)
 		there := <-far
 		require.NoError(t, there.err)
@@ -156,6 +171,7 @@ func TestResumeThroughEitherReplica(t *testing.T) {
 	require.Greater(t, s.came("b"), 50)
 	require.Greater(t, s.came("a"), 50)
 	require.NotZero(t, s.tun.Stats().BytesReplayed)
+	require.False(t, b.metric(`fairlead_gateway_relays_total{result="cut"} 0`))
 	s.stop()
 	require.Eventually(t, func() bool { return b.metric("fairlead_gateway_relays 0") }, 20*time.Second, time.Millisecond)
 	a.mu.Lock()
@@ -169,12 +185,14 @@ func TestResumeThroughEitherReplica(t *testing.T) {
 //
 // Verifies: R1.7
 func TestHalfClosedStreamsThroughAnotherReplica(t *testing.T) {
-	ended, goOn := make(chan string, 1), make(chan struct{})
+	ended, waiting := make(chan string, 1), make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(waiting) })
+	defer goOn()
 	a, b := pair(t, func(s *link.Stream) {
 		s.Accept()
 		got, _ := io.ReadAll(s)
 		ended <- string(got)
-		<-goOn
+		<-waiting
 		_, _ = s.Write([]byte("still here"))
 		_ = s.CloseWrite()
 		_ = s.Wait()
@@ -198,10 +216,9 @@ func TestHalfClosedStreamsThroughAnotherReplica(t *testing.T) {
 		require.Eventually(t, func() bool { return s.came("b") == n && s.tun.Attached() }, 20*time.Second, time.Millisecond)
 	}
 	require.Eventually(t, func() bool { return len(b.Relays()) == 1 }, 20*time.Second, time.Millisecond, "the others have ended")
-	info := b.Relays()[0]
-	require.Equal(t, peer.Relay{Tunnel: s.tun.ID().String(), Owner: "a/1", Client: "sidecar"}, info.Relay)
-	require.NotZero(t, info.Sent)
-	close(goOn)
+	require.Equal(t, peer.Relay{Tunnel: s.tun.ID().String(), Owner: "a/1", Client: "sidecar"}, b.Relays()[0].Relay)
+	require.Eventually(t, func() bool { return b.Relays()[0].Sent > 0 }, 20*time.Second, time.Millisecond, "it is counted when it has been written")
+	goOn()
 	got, err := io.ReadAll(st)
 	require.NoError(t, err)
 	require.Equal(t, "still here", string(got))
