@@ -21,6 +21,7 @@ type counter struct {
 }
 
 type counted struct {
+	swept time.Time
 	until [kinds]map[string]time.Time
 	opens buckets
 }
@@ -36,6 +37,10 @@ func (c *counter) tenant(name string) *counted {
 		}
 		c.tenants[name] = t
 	}
+	if time.Now().Equal(t.swept) {
+		return t
+	}
+	t.swept = time.Now()
 	for k := range t.until {
 		for id, until := range t.until[k] {
 			if !time.Now().Before(until) {
