@@ -60,6 +60,27 @@ func TestWhoReleasesMayOpenAtOnce(t *testing.T) {
 	}
 }
 
+// A refusal that was made before a slot came back, and arrives after it, is none.
+func TestARefusalThatIsOldIsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, all := newReplicas(t, 1, Config{Tiers: tiers(Tier{Streams: 2})})
+		r := all[0]
+		releases, _ := takeAll(r.Open, "a")
+		r.returns, r.latency = make(chan struct{}), 10*time.Millisecond
+		releases[0]()
+		synctest.Wait()
+		opened := make(chan error, 1)
+		go func() {
+			_, err := r.Open("a", "")
+			opened <- err
+		}()
+		<-time.After(15 * time.Millisecond) // it was refused at 10, which it learns at 20
+		r.returns <- struct{}{}
+		require.NoError(t, <-opened)
+		close(r.returns)
+	})
+}
+
 // Taken over, no slot needs a round trip, nor does one that was refused for its rate give away what it took over.
 func TestTakingOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

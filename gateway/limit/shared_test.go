@@ -2,7 +2,9 @@ package limit
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -186,7 +188,7 @@ func TestCallsOfATenantDoNotWaitForEachOther(t *testing.T) {
 // A hostile tenant, or thousands of them: no more memory than is allowed, and another tenant's opens cost what they always
 // do.
 //
-// Verifies: R4.1 R10.7
+// Verifies: R4.1, R10.7
 func TestHostileTenantsAndOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const crowd = 2000
@@ -246,4 +248,47 @@ func text(r *replica) string {
 	var b bytes.Buffer
 	r.set.WritePrometheus(&b)
 	return b.String()
+}
+
+// instant grants everything at once.
+type instant struct{}
+
+func (instant) Take(context.Context, Ask) (Grant, error)            { return Grant{Granted: true}, nil }
+func (instant) Return(context.Context, ...Slot) error               { return nil }
+func (instant) Renew(context.Context, time.Duration, ...Slot) error { return nil }
+func (instant) Held(context.Context, string) (int, int, error)      { return 0, 0, nil }
+
+func BenchmarkOpenShared(b *testing.B) {
+	run := func(name string, degraded bool, tenants int) {
+		b.Run(name, func(b *testing.B) {
+			l, err := New(Config{Shared: instant{}, Tiers: tiers(Tier{OpensPerMinute: 1 << 40, Burst: 1 << 40, Streams: 1 << 20})})
+			require.NoError(b, err)
+			ctx, cancel := context.WithCancel(b.Context())
+			var running sync.WaitGroup
+			running.Go(func() { _ = l.Run(ctx) })
+			defer running.Wait()
+			defer cancel()
+			l.SetDegraded(degraded)
+			names := make([]string, tenants)
+			for i := range names {
+				names[i] = fmt.Sprint("tenant/", i)
+			}
+			b.ReportAllocs()
+			b.SetParallelism(goroutines / runtime.GOMAXPROCS(0))
+			b.ResetTimer()
+			b.RunParallel(func(pb *testing.PB) {
+				for i := 0; pb.Next(); i++ {
+					release, err := l.Open(names[i%tenants], DefaultTier)
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					release()
+				}
+			})
+		})
+	}
+	run("one tenant", false, 1)
+	run("1000 tenants", false, 1000)
+	run("alone", true, 1000)
 }
