@@ -24,10 +24,11 @@ type RevocationsConfig struct {
 	// that lives longer, it lasts as long as that one (a year at most): a revocation must not end before its tokens.
 	Keep time.Duration
 
-	File    string           // where they survive a restart; empty: nowhere. One process only
-	Logger  *slog.Logger     // nil: silent
-	Metrics *metrics.Set     // nil: counted nowhere
-	Now     func() time.Time // nil: time.Now
+	Shared  SharedRevocations // what replicas have in common; nil: each has its own
+	File    string            // where they survive a restart; empty: nowhere. One process only
+	Logger  *slog.Logger      // nil: silent
+	Metrics *metrics.Set      // nil: counted nowhere
+	Now     func() time.Time  // nil: time.Now
 }
 
 const (
@@ -50,6 +51,7 @@ type Revocations struct {
 	subject map[string][]*Revocation // by Subject
 	tenants map[string][]*Revocation // by Tenant
 	purged  time.Time
+	common  commonRevocations // with other replicas
 
 	listeners notify.List[Revocation]
 
@@ -68,6 +70,7 @@ func NewRevocations(cfg RevocationsConfig) (*Revocations, error) {
 	}
 	r := &Revocations{cfg: cfg, byID: map[string]*Revocation{}, tokens: map[string][]*Revocation{}, subject: map[string][]*Revocation{},
 		tenants: map[string][]*Revocation{}}
+	r.common.init()
 	if err := r.load(); err != nil {
 		return nil, err
 	}
@@ -79,6 +82,9 @@ func NewRevocations(cfg RevocationsConfig) (*Revocations, error) {
 			}
 			return 0
 		})
+		if cfg.Shared != nil {
+			cfg.Metrics.NewGauge("fairlead_gateway_revocations_unshared", func() float64 { return float64(r.common.waiting.Load()) })
+		}
 	}
 	return r, nil
 }
@@ -124,7 +130,8 @@ func (r *Revocations) saw(expires time.Time) {
 }
 
 // Add puts a revocation into force and tells the subscribers before it returns. ID and At are set here if they are
-// empty, Until by RevocationsConfig.Keep. It returns the revocation as it is listed.
+// empty, Until by RevocationsConfig.Keep. It returns the revocation as it is listed. Other replicas are told, for which it
+// waits a second at most; if they cannot be, the next Sync tells them.
 //
 // Errors are errs.BadRequest for what makes no sense, errs.RequestLimit when there are too many, and errs.Internal when
 // the file could not be written: then the revocation, which is returned, is in force, but a restart forgets it.
@@ -134,13 +141,18 @@ func (r *Revocations) Add(n Revocation) (Revocation, error) {
 	if err != nil {
 		return Revocation{}, err
 	}
-	if err := r.insert(n, now); err != nil {
+	if err := r.shareable(&n); err != nil {
+		return Revocation{}, err
+	}
+	if err := r.add(n, now); err != nil {
 		return Revocation{}, err
 	}
 	r.cfg.Logger.Info("tokens revoked", logging.FieldComponent, "auth", "revocation", n.ID, logging.FieldTenant, n.Tenant, logging.FieldSubject, n.Subject,
 		"token_id", n.TokenID, "issuer", n.Issuer, "by", n.By, "until", n.Until.UTC().Format(time.RFC3339), logging.FieldReason, n.Reason)
 	r.listeners.Tell(n)
-	return n, r.save()
+	err = r.save()
+	r.share(n.ID)
+	return n, err
 }
 
 func (r *Revocations) complete(n Revocation, now time.Time) (Revocation, error) {
@@ -155,21 +167,35 @@ func (r *Revocations) complete(n Revocation, now time.Time) (Revocation, error) 
 	return n, n.problem(now)
 }
 
-func (r *Revocations) insert(n Revocation, now time.Time) error {
+// add puts one into force that was made here.
+func (r *Revocations) add(n Revocation, now time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.byID) >= r.cfg.Max || now.Sub(r.purged) >= purgeEvery {
+	if _, ended := r.common.removed[n.ID]; ended {
+		return errs.New(errs.BadRequest, "there was a revocation with this id already")
+	}
+	if err := r.insertLocked(n, now, 1); err != nil {
+		return err
+	}
+	r.markLocked(n.ID)
+	return nil
+}
+
+// insertLocked puts one into force; there may be room times as many as are configured.
+func (r *Revocations) insertLocked(n Revocation, now time.Time, room int) error {
+	most := r.cfg.Max * room
+	if len(r.byID) >= most || now.Sub(r.purged) >= purgeEvery {
 		r.purge(now)
 	}
-	if len(r.byID) >= r.cfg.Max {
-		return errs.New(errs.RequestLimit, "there are %d revocations, as many as there may be: remove some, or revoke by subject or tenant", r.cfg.Max).Within(r.cfg.Max, 0, 0)
+	if len(r.byID) >= most {
+		return errs.New(errs.RequestLimit, "there are %d revocations, as many as there may be: remove some, or revoke by subject or tenant", most).Within(most, 0, 0)
 	}
 	if _, taken := r.byID[n.ID]; taken {
 		return errs.New(errs.BadRequest, "there is a revocation with this id already")
 	}
 	list, key := r.listOf(&n)
-	if len(list[key]) >= maxSame {
-		return errs.New(errs.BadRequest, "there are %d revocations of %s already: remove some", maxSame, n.what())
+	if len(list[key]) >= maxSame*room {
+		return errs.New(errs.BadRequest, "there are %d revocations of %s already: remove some", maxSame*room, n.what())
 	}
 	list[key] = append(list[key], &n)
 	r.byID[n.ID] = &n
@@ -195,6 +221,7 @@ func (r *Revocations) purge(now time.Time) {
 			r.drop(n)
 		}
 	}
+	r.purgeCommonLocked(now)
 }
 
 // drop is called with mu held.
@@ -208,20 +235,40 @@ func (r *Revocations) drop(n *Revocation) {
 	}
 }
 
-// Remove ends a revocation early, and returns it. Errors are errs.NotFound, and errs.Internal when the file could not be
-// written: then it is ended, but a restart brings it back.
+// Remove ends a revocation early, and returns it. Other replicas are told as by Add. Errors are errs.NotFound,
+// errs.RequestLimit when other replicas would have to be reminded of too many that were removed, and errs.Internal when the
+// file could not be written: then it is ended, but a restart brings it back.
 func (r *Revocations) Remove(id string) (Revocation, error) {
-	r.mu.Lock()
-	n, ok := r.byID[id]
-	if ok {
-		r.drop(n)
+	n, err := r.end(id)
+	if err != nil {
+		return Revocation{}, err
 	}
-	r.mu.Unlock()
+	r.cfg.Logger.Info("revocation removed", logging.FieldComponent, "auth", "revocation", n.ID)
+	err = r.save()
+	r.share(id)
+	return n, err
+}
+
+func (r *Revocations) end(id string) (Revocation, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n, ok := r.byID[id]
 	if !ok {
 		return Revocation{}, errs.New(errs.NotFound, "there is no revocation %s", quote(id))
 	}
-	r.cfg.Logger.Info("revocation removed", logging.FieldComponent, "auth", "revocation", n.ID)
-	return *n, r.save()
+	if r.cfg.Shared != nil {
+		if len(r.common.removed) >= r.cfg.Max {
+			r.purge(r.cfg.Now())
+		}
+		if len(r.common.removed) >= r.cfg.Max {
+			return Revocation{}, errs.New(errs.RequestLimit, "%d revocations were removed before their time, as many as may be: wait until some of those would have ended", r.cfg.Max).
+				Within(r.cfg.Max, 0, 0)
+		}
+		r.common.removed[id] = n.Until
+		r.markLocked(id)
+	}
+	r.drop(n)
+	return *n, nil
 }
 
 // List returns those in force, oldest first.

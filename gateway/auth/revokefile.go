@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"fairlead/shared/errs"
 	"fairlead/shared/logging"
@@ -13,10 +14,11 @@ import (
 
 // revocationFile is the form of RevocationsConfig.File.
 type revocationFile struct {
-	Revocations []Revocation `json:"revocations"`
+	Revocations []Revocation         `json:"revocations"`
+	Removed     map[string]time.Time `json:"removed,omitempty"` // until when other replicas may have to be reminded
 }
 
-// load takes what the file holds. A file that cannot be understood is an error: a gateway that forgot what was revoked
+// load takes what the file holds, before anybody else has r. A file that cannot be understood is an error: a gateway that forgot what was revoked
 // would let in who was thrown out.
 func (r *Revocations) load() error {
 	if r.cfg.File == "" {
@@ -41,8 +43,18 @@ func (r *Revocations) load() error {
 		if err := each.problem(now); err != nil {
 			return errs.Wrap(errs.ConfigUnreadable, err, "the file of revocations %s: entry %d", quote(r.cfg.File), n)
 		}
-		if err := r.insert(each, now); err != nil {
+		// Room for what other replicas have added, as in Sync.
+		if err := r.insertLocked(each, now, commonRoom); err != nil {
 			return errs.Wrap(errs.ConfigUnreadable, err, "the file of revocations %s: entry %d", quote(r.cfg.File), n)
+		}
+		r.markLocked(each.ID)
+	}
+	if r.cfg.Shared != nil {
+		for id, until := range content.Removed {
+			if now.Before(until) && len(r.common.removed) < commonRoom*r.cfg.Max {
+				r.common.removed[id] = until
+				r.markLocked(id)
+			}
 		}
 	}
 	return nil
@@ -55,7 +67,7 @@ func (r *Revocations) save() error {
 	}
 	r.saving.Lock()
 	defer r.saving.Unlock()
-	data, err := json.Marshal(revocationFile{r.List()})
+	data, err := json.Marshal(revocationFile{r.List(), r.removed()})
 	if err == nil {
 		err = replaceFile(r.cfg.File, data)
 	}
