@@ -44,7 +44,7 @@ func TestALostOwnerIsNotWaitedFor(t *testing.T) {
 			st := r.Status()
 			assert.Equal(t, "gw-1", st.Tunnels[0].Replica)
 			assert.Empty(t, st.Tunnels[0].Via)
-			assert.True(t, r.metric(`fairlead_sidecar_tunnels_lost_total{code="` + code.String() + `"} 1`)())
+			assert.True(t, r.metric(`fairlead_sidecar_tunnels_lost_total{code="`+code.String()+`"} 1`)())
 			said := Event{}
 			for _, e := range st.Events {
 				if e.Code == code.String() {
