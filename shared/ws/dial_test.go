@@ -258,3 +258,14 @@ func TestDialThroughAProxy(t *testing.T) {
 		require.Equal(t, 1, connected())
 	}
 }
+
+func TestTheAnswersHeaderIsHandedOut(t *testing.T) {
+	u := serve(t, false, func(c *ws.Conn) { _, _ = c.NextReader() })
+	var got http.Header
+	c, err := (&ws.Dialer{}).Do(t.Context(), ws.Request{Endpoint: u.url, Subprotocol: link.Subprotocol, Answer: func(h http.Header) { got = h }})
+	require.NoError(t, err)
+	require.Equal(t, link.Subprotocol, got.Get("Sec-WebSocket-Protocol"))
+	c.Close(errs.CloseFrame(nil))
+	c.Abort()
+	c.Wait()
+}

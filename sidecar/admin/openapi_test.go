@@ -69,7 +69,7 @@ func TestDocumentation(t *testing.T) {
 func everything() status.Status {
 	at := time.Date(2026, 11, 24, 9, 0, 0, 5e8, time.UTC)
 	return status.Status{Instance: "orders-7d9f", Version: "v1", Started: at, Profile: "unstable", State: "resuming", Since: at, NotReady: "there is no tunnel", Quality: "fair", RTT: 1.5, Loss: .25,
-		Tunnels: []status.Tunnel{{Slot: 1, ID: "8a9c", Endpoint: "wss://gateway.example/", Replica: "gw-0", State: "resuming", Since: at, RTT: 1.5, Loss: .25, Quality: "fair", Streams: 1, Resumes: 2, Sent: 3,
+		Tunnels: []status.Tunnel{{Slot: 1, ID: "8a9c", Endpoint: "wss://gateway.example/", Replica: "gw-0", Via: "gw-1", State: "resuming", Since: at, RTT: 1.5, Loss: .25, Quality: "fair", Streams: 1, Resumes: 2, Sent: 3,
 			Received: 4, Replayed: 5, Error: "FL-N105 the lane was lost"}, {Slot: 2, State: "failed"}},
 		Queue:     status.Queue{Length: 6, Size: 100, Pressure: true, Waiting: status.Waiting{High: 1, Normal: 2, Low: 3}, Refused: 4, Expired: 5},
 		Spool:     &status.Spool{Connections: 1, Bytes: 2, Size: 3, Oldest: &at, Delivering: 1, Delivered: 4, Dropped: 5, Quarantined: 6, Error: "full"},

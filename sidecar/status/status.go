@@ -35,7 +35,8 @@ type Tunnel struct {
 	Slot     int       `json:"slot"`
 	ID       string    `json:"id"`
 	Endpoint string    `json:"endpoint"`
-	Replica  string    `json:"replica"`
+	Replica  string    `json:"replica" doc:"the gateway replica that owns the tunnel"`
+	Via      string    `json:"via" doc:"the replica whose WebSocket carries it; empty: the same, or it was not told"`
 	State    string    `json:"state" enum:"disconnected,connecting,connected,resuming,draining,failed"`
 	Since    time.Time `json:"since"`
 	RTT      float64   `json:"rtt_ms"`

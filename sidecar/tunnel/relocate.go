@@ -79,6 +79,9 @@ func (p *Pool) failback(e *endpoint, settled []*slot, out, now time.Time) {
 func (p *Pool) move(old *slot, to *endpoint, why moveReason) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if why.asked() && old.notice() == nil { // its tunnel has ended just now
+		return
+	}
 	p.addSlot(&slot{replaces: old, pinned: to, why: why})
 }
 

@@ -129,7 +129,7 @@ func (s *slot) replacement() bool {
 func (s *slot) drop(err error) {
 	s.mu.Lock()
 	t := s.tunnel
-	s.tunnel = nil
+	s.tunnel, s.asked = nil, nil // what was asked was of this tunnel
 	s.mu.Unlock()
 	if t == nil {
 		return

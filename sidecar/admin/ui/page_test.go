@@ -85,7 +85,7 @@ func well() status.Status {
 	now := time.Now()
 	return status.Status{Instance: "orders-7d9f-x2x4q", Version: "v0.9.2", Started: now.Add(-74 * time.Hour), Profile: "unstable", State: "connected", Since: now.Add(-2 * time.Hour), Ready: true,
 		Tunnels: []status.Tunnel{
-			{Slot: 1, ID: "8a9c", Endpoint: "wss://gateway.example/v1/tunnel", Replica: "gw-0", State: "connected", Since: now.Add(-2 * time.Hour), RTT: 21.4, Quality: "excellent", Streams: 4, Resumes: 3, Sent: 48e6, Received: 912e6},
+			{Slot: 1, ID: "8a9c", Endpoint: "wss://gateway.example/v1/tunnel", Replica: "gw-0", Via: "gw-2", State: "connected", Since: now.Add(-2 * time.Hour), RTT: 21.4, Quality: "excellent", Streams: 4, Resumes: 3, Sent: 48e6, Received: 912e6},
 			{Slot: 2, ID: "77aa", Endpoint: "wss://gateway.example/v1/tunnel", Replica: "gw-2", State: "connected", Since: now.Add(-2 * time.Hour), RTT: 24, Quality: "excellent", Streams: 1, Resumes: 3, Sent: 11e6, Received: 1.4e9}},
 		Queue: status.Queue{Size: 100}, Quality: "excellent", RTT: 21.4, Rates: status.Rates{Sent: 5.8e5, Received: 1.5e6},
 		Spool: &status.Spool{Connections: 3, Bytes: 48 << 20, Size: 1 << 30, Oldest: &now, Delivering: 2, Delivered: 912},
@@ -129,7 +129,7 @@ func hostile() status.Status {
 	evil := `<img src=x onerror="window.pwned=1">` + "\u202egnp" + strings.Repeat("x", 300)
 	st.Instance, st.Version, st.Profile = evil, evil, evil
 	for i := range st.Tunnels {
-		st.Tunnels[i].Replica, st.Tunnels[i].Endpoint, st.Tunnels[i].Error, st.Tunnels[i].ID = evil, evil, evil, evil
+		st.Tunnels[i].Replica, st.Tunnels[i].Via, st.Tunnels[i].Endpoint, st.Tunnels[i].Error, st.Tunnels[i].ID = evil, evil, evil, evil, evil
 	}
 	for i := range st.Listeners {
 		st.Listeners[i].Listen, st.Listeners[i].Route, st.Listeners[i].Priority = evil, evil, evil
@@ -185,6 +185,7 @@ func TestThePageShowsWhatTheSidecarTells(t *testing.T) {
 	assert.Equal(t, "580 kB/s", v.text("#tile-sent"))
 	assert.Equal(t, "21 ms", v.text("#tile-rtt"))
 	assert.Equal(t, "2 tunnels, 5 streams", v.text("#tunnels-sum"))
+	assert.Contains(t, v.text("#tunnels"), "gw-0 via gw-2")
 	assert.Contains(t, v.text("#listeners"), "logs, spooled")
 	assert.Contains(t, v.text("#endpoints"), "FL-N102 cannot connect to standby.example:443")
 	assert.Equal(t, "heartbeat 22.5s, learned", v.text("#heartbeat"))

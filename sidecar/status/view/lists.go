@@ -24,11 +24,19 @@ func tunnels(st *status.Status, now time.Time) section {
 		{title: "sent", right: true, optional: 7}, {title: "received", right: true, optional: 7}, {title: "error", loose: true, least: 12, optional: 1}}}
 	for _, t := range st.Tunnels {
 		s.rows = append(s.rows, []Span{span(plain, strconv.Itoa(t.Slot)), span(stateStyle(t.State), t.State), span(plain, Age(t.Since, now)),
-			span(plain, host(t.Endpoint)), span(plain, orDash(t.Replica)), span(plain, millis(t.RTT)), span(plain, percent(t.Loss)),
+			span(plain, host(t.Endpoint)), span(plain, place(t)), span(plain, millis(t.RTT)), span(plain, percent(t.Loss)),
 			span(stateStyle(t.Quality), orDash(t.Quality)), span(plain, strconv.Itoa(t.Streams)), span(plain, strconv.FormatUint(t.Resumes, 10)),
 			span(plain, Bytes(float64(t.Sent))), span(plain, Bytes(float64(t.Received))), span(bad, t.Error)})
 	}
 	return s.withoutEmpty("error")
+}
+
+// place is which replica has a tunnel, and by which other one it goes.
+func place(t status.Tunnel) string {
+	if t.Via == "" {
+		return orDash(t.Replica)
+	}
+	return orDash(t.Replica) + " via " + t.Via
 }
 
 func endpoints(st *status.Status, now time.Time) section {

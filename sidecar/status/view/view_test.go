@@ -77,6 +77,13 @@ func TestSummaries(t *testing.T) {
 	}
 }
 
+func TestATunnelThatGoesByAnotherReplica(t *testing.T) {
+	st := well()
+	st.Tunnels[0].Replica, st.Tunnels[0].Via = "gw-1", "gw-2"
+	assert.Contains(t, shown(view.Summary(st, noon)), "  gw-1 via gw-2 ")
+	assert.Contains(t, shown(model(st).Frame(140, 45, noon)), "  gw-1 via gw-2 ")
+}
+
 func TestASidecarThatIsAway(t *testing.T) {
 	m := &view.Model{Address: "127.0.0.1:9901"}
 	m.Failed(fmt.Errorf("dial: %w", syscall.ECONNREFUSED), ago(65*time.Second))
@@ -96,7 +103,7 @@ func hostile(evil string) *status.Status {
 	st.Instance, st.Version, st.Profile, st.State, st.NotReady, st.Quality = evil, evil, evil, evil, evil, evil
 	for i := range st.Tunnels {
 		tn := &st.Tunnels[i]
-		tn.Endpoint, tn.Replica, tn.State, tn.Quality, tn.Error = evil, evil, evil, evil, evil
+		tn.Endpoint, tn.Replica, tn.Via, tn.State, tn.Quality, tn.Error = evil, evil, evil, evil, evil, evil
 	}
 	for i := range st.Listeners {
 		l := &st.Listeners[i]

@@ -76,7 +76,7 @@ export function drawTunnels(tunnels) {
   reconcile($('tunnels').tBodies[0], tunnels, (t) => t.slot, () => row([
     ['', (node, t) => set(node, String(t.slot), t.id)],
     ['', (node, t) => { badge((x) => x.state)(node, t); attribute(node, 'title', t.error && name(t.error, 400)); }],
-    ['name', named((t) => t.replica)], ['number', text((t) => ms(t.rtt_ms || undefined))], ['number', text((t) => percent(t.loss))], ['', badge((t) => t.quality)],
+    ['name', named((t) => (t.via ? `${t.replica} via ${t.via}` : t.replica))], ['number', text((t) => ms(t.rtt_ms || undefined))], ['number', text((t) => percent(t.loss))], ['', badge((t) => t.quality)],
     ['number', text((t) => count(t.streams))], ['number', text((t) => count(t.resumes))], ['number', text((t) => bytes(t.bytes_sent))], ['number', text((t) => bytes(t.bytes_received))],
     ['name', named((t) => t.endpoint)]]));
   reconcile($('tunnels-why'), tunnels.filter((t) => t.error), (t) => t.slot, () => {
