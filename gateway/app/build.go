@@ -25,7 +25,11 @@ import (
 )
 
 func (a *App) newAuth() (err error) {
-	a.revocations, err = auth.NewRevocations(auth.RevocationsConfig{File: a.config().Revocations.File, Logger: a.log, Metrics: a.metrics.Set()})
+	cfg := auth.RevocationsConfig{File: a.config().Revocations.File, Logger: a.log, Metrics: a.metrics.Set()}
+	if a.shared() {
+		cfg.Shared = sharedRevocations{a.store}
+	}
+	a.revocations, err = auth.NewRevocations(cfg)
 	if err != nil {
 		return err
 	}

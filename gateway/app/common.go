@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"fairlead/gateway/auth"
 	"fairlead/gateway/breaker"
 	"fairlead/gateway/limit"
 	"fairlead/gateway/store"
@@ -49,4 +50,27 @@ func (s sharedCircuits) Circuits(ctx context.Context) ([]breaker.Circuit, error)
 		circuits[i] = breaker.Circuit(c)
 	}
 	return circuits, err
+}
+
+// sharedRevocations is auth.SharedRevocations.
+type sharedRevocations struct{ store.Store }
+
+func (s sharedRevocations) PutRevocations(ctx context.Context, list ...auth.SharedRevocation) error {
+	all := make([]store.Revocation, len(list))
+	for i, r := range list {
+		all[i] = store.Revocation(r)
+	}
+	return s.Store.PutRevocations(ctx, all...)
+}
+
+func (s sharedRevocations) Revocations(ctx context.Context, known string) ([]auth.SharedRevocation, string, error) {
+	list, version, err := s.Store.Revocations(ctx, known)
+	if list == nil { // nothing has changed
+		return nil, version, err
+	}
+	all := make([]auth.SharedRevocation, len(list))
+	for i, r := range list {
+		all[i] = auth.SharedRevocation(r)
+	}
+	return all, version, err
 }

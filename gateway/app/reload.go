@@ -102,6 +102,9 @@ func (a *App) prepare(cfg config.Config) (commits []func(), err error) {
 		func() (func(), error) { return a.prepareBackends(cfg) },
 		func() (func(), error) { return a.prepareLevel(cfg.Log.Level) },
 	}
+	if a.peer != nil {
+		steps = append(steps, func() (func(), error) { return func() {}, a.peer.Reload() }) // connections stay, whatever the secret
+	}
 	if a.certs != nil && !cfg.TLS.Disabled {
 		steps = append(steps, func() (func(), error) { return a.certs.prepare(cfg.TLS) })
 	}

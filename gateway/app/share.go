@@ -3,6 +3,7 @@ package app
 import (
 	"cmp"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"time"
 
@@ -116,7 +117,15 @@ func (a *App) withdraw() {
 func (a *App) pull(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	_ = a.breaker.Sync(ctx) // the store has said that it cannot be asked
+	changed, err := a.revocations.Sync(ctx)
+	if err != nil && !errors.Is(err, errs.StoreUnavailable) && !errors.Is(err, errs.Canceled) { // else the store has said it
+		a.log.Error("revocations were not compared with those of other replicas", logging.Error(err)...)
+	}
+	if changed {
+		tunnels, streams := a.sessions.Enforce(a.revoked)
+		a.log.Info("revocations of other replicas are in force", "revocations", len(a.revocations.List()), "ended", tunnels+streams)
+	}
+	_ = a.breaker.Sync(ctx)
 }
 
 func (a *App) balance(ctx context.Context) error {

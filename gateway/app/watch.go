@@ -26,7 +26,8 @@ type watched struct {
 
 // files are the paths by key.
 func (w *watched) files(cfg config.Config) map[string]string {
-	files := map[string]string{configFile: w.file, "tls.cert_file": cfg.TLS.CertFile, "tls.key_file": cfg.TLS.KeyFile, "tls.client_ca_file": cfg.TLS.ClientCAFile}
+	files := map[string]string{configFile: w.file, "tls.cert_file": cfg.TLS.CertFile, "tls.key_file": cfg.TLS.KeyFile, "tls.client_ca_file": cfg.TLS.ClientCAFile,
+		"peer.secret_file": cfg.Peer.SecretFile}
 	for i, issuer := range cfg.Auth.Issuers { // package auth looks at them by itself too; here they are for the report
 		key := sharedconfig.At("auth.issuers", i)
 		files[key+".jwks_file"], files[key+".hmac_secret_file"] = issuer.JWKSFile, issuer.HMACSecretFile
