@@ -120,7 +120,7 @@ func takesLikeMemory(t *testing.T, w *world) {
 		for i := range 4 {
 			rates = append(rates, store.Rate{Tier: name(i), PerMinute: rapid.IntRange(0, 4).Draw(t, "rate"), Burst: rapid.IntRange(1, 9).Draw(t, "burst")})
 		}
-		for range rapid.IntRange(1, 40).Draw(t, "takes") {
+		for range rapid.IntRange(1, 25).Draw(t, "takes") {
 			ask := store.Ask{
 				Slot:  slot("tenant-"+name(round), store.StreamSlots, name(rapid.IntRange(0, 20).Draw(t, "slot"))),
 				Limit: rapid.IntRange(0, 12).Draw(t, "limit"), Rate: rapid.SampledFrom(rates).Draw(t, "tier"), Lease: time.Minute,

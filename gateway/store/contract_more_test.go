@@ -160,7 +160,7 @@ func names(t *testing.T, w *world) {
 	s, ctx := w.open(), t.Context()
 	hostile := []string{
 		"", " ", "a", "A", "{a}", "}{", "a:b", "a:", ":a", "*", "a\nb", "a\r\nDEL x", "a\x00b", "a\x00", "\"", "\\", "ä", "a\u0308", "日本", "</script>",
-		strings.Repeat("x", 64), strings.Repeat("x", 65), strings.Repeat("x", 100_000), strings.Repeat("x", 100_001),
+		strings.Repeat("x", 64), strings.Repeat("x", 65), strings.Repeat("x", 10_000), strings.Repeat("x", 10_001),
 		"~" + strings.Repeat("0", 43), "'); redis.call('flushall') --", "streams", "00ff:streams", "%s%d", "=a",
 	}
 	for i, n := range hostile {
@@ -265,7 +265,7 @@ func tunnelModel(t *testing.T, w *world) {
 		round++
 		ctx := t.Context()
 		model := map[string]store.Tunnel{}
-		for range rapid.IntRange(1, 30).Draw(t, "steps") {
+		for range rapid.IntRange(1, 20).Draw(t, "steps") {
 			s := rapid.SampledFrom(clients).Draw(t, "client")
 			id := fmt.Sprintf("%d-%d", round, rapid.IntRange(0, 1).Draw(t, "id"))
 			one := tunnelOf(rapid.SampledFrom([]string{"a", "b"}).Draw(t, "owner"), rapid.Uint64Range(0, 4).Draw(t, "epoch"))

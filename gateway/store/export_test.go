@@ -15,3 +15,6 @@ func Classify(err error) (kind, text string, weight int) {
 	f := classify(err)
 	return f.kind, f.text, int(f.weight)
 }
+
+// ParseTunnel is parseTunnel.
+func ParseTunnel(raw string) (Tunnel, error) { return parseTunnel(raw) }

@@ -71,17 +71,18 @@ type RedisTLS struct {
 //
 // All keys of one script are in one slot of a cluster, every key expires, and no name is part of a key as it is (see keys).
 type Redis struct {
-	cfg     RedisConfig
-	keys    keys
-	scripts scripts
-	meter   *meter
-	health  health
-	stop    context.Context // ends with Close
-	close   context.CancelFunc
-	link    atomic.Pointer[link] // what calls go over
-	anyway  chan struct{}        // taken by calls that are made while Redis is down
-	waiting sync.WaitGroup       // of our goroutines
-	closing sync.Once
+	cfg      RedisConfig
+	keys     keys
+	scripts  scripts
+	meter    *meter
+	health   health
+	stop     context.Context // ends with Close
+	close    context.CancelFunc
+	link     atomic.Pointer[link] // what calls go over
+	sentinel atomic.Int32         // index of the one that answered last
+	anyway   chan struct{}        // taken by calls that are made while Redis is down
+	waiting  sync.WaitGroup       // of our goroutines
+	closing  sync.Once
 }
 
 var _ Store = (*Redis)(nil)
@@ -164,7 +165,8 @@ func or[T comparable](it, otherwise T) T {
 // Health is as in Store.
 func (r *Redis) Health() Health { return r.health.now() }
 
-// Close ends all calls and all who watch, and returns when nothing of the store runs any more. It may be called more than once.
+// Close ends all calls and all who watch, and returns when nothing of the store runs any more; those who called return soon.
+// It may be called more than once.
 func (r *Redis) Close() error {
 	r.closing.Do(func() {
 		r.close()

@@ -130,10 +130,13 @@ func (r *Redis) call(ctx context.Context, o op, do func(context.Context, redis.U
 		r.health.answered()
 		return nil
 	}
+	f := classify(err)
 	if ctx.Err() != nil {
+		if f.kind == kindTimeout && errors.Is(ctx.Err(), context.DeadlineExceeded) && time.Since(began) >= r.cfg.Timeout && r.link.Load() == l {
+			r.health.failed(f, began) // the caller's patience was shorter than ours, but as long as Take's
+		}
 		return canceled(ctx)
 	}
-	f := classify(err)
 	r.meter.failed(o.name, f.kind)
 	if r.link.Load() == l { // else it is of a time that is over
 		r.health.failed(f, began)

@@ -46,7 +46,7 @@ func worlds(cfg store.RedisConfig, nodes ...*testbed.Redis) func(*testing.T) *wo
 			}
 			require.Positive(t, keys)
 		})
-		return &world{brief: cfg.TLS != nil || cfg.Mode == store.Sentinel, open: func() store.Store {
+		return &world{brief: cfg.TLS != nil || cfg.Mode != "", open: func() store.Store {
 			s := newRedis(t, cfg)
 			require.True(t, s.Health().Up, s.Health().Error)
 			return s

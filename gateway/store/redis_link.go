@@ -18,22 +18,24 @@ import (
 )
 
 const (
-	maxPassword     = 4 << 10 // bytes of a password's file
-	maxPEM          = 1 << 20
-	sentinelTimeout = 300 * time.Millisecond // for one Sentinel, before the next is asked
+	maxPassword = 4 << 10 // bytes of a password's file
+	maxPEM      = 1 << 20
+	masterTTL   = time.Second // how long what a Sentinel said counts for more connections of the same link
 )
 
 // link is the connections to Redis. A new one is made when Redis comes back, so that none of before is used again.
 type link struct {
-	client redis.UniversalClient
-	master atomic.Pointer[string] // with Sentinel: address that was dialled last
+	client  redis.UniversalClient
+	asking  chan struct{}          // held by who asks the Sentinels
+	master  atomic.Pointer[string] // address that they named last
+	learned time.Time              // when; guarded by asking
 }
 
 func (l *link) close() { _ = l.client.Close() } // there is nobody to tell, and nothing to lose
 
 // newLink connects to nothing yet.
 func (r *Redis) newLink() *link {
-	l := &link{}
+	l := &link{asking: make(chan struct{}, 1)}
 	o := r.options()
 	switch r.cfg.Mode {
 	case Cluster:
@@ -46,11 +48,10 @@ func (r *Redis) newLink() *link {
 		s := o.Simple()
 		s.Addr = "master"
 		s.Dialer = func(ctx context.Context, network, _ string) (net.Conn, error) {
-			address, err := r.master(ctx)
+			address, err := r.masterOf(ctx, l)
 			if err != nil {
 				return nil, err
 			}
-			l.master.Store(&address)
 			return r.dial(ctx, network, address)
 		}
 		l.client = redis.NewClient(s)
@@ -173,12 +174,34 @@ func (t RedisTLS) config(host string) (*tls.Config, error) {
 	return cfg, nil
 }
 
-// master asks the Sentinels, one after the other, for the master's address.
+// masterOf is the master for a new connection of a link. Of many that come at once, one asks.
+func (r *Redis) masterOf(ctx context.Context, l *link) (string, error) {
+	select {
+	case l.asking <- struct{}{}:
+	case <-ctx.Done():
+		return "", &dialError{fmt.Errorf("ask a Sentinel: %w", ctx.Err())}
+	}
+	defer func() { <-l.asking }()
+	if known := l.master.Load(); known != nil && time.Since(l.learned) < masterTTL {
+		return *known, nil
+	}
+	found, err := r.master(ctx)
+	if err == nil {
+		l.learned = time.Now()
+		l.master.Store(&found)
+	}
+	return found, err
+}
+
+// master asks the Sentinels, one after the other, for the master's address; first the one that answered last.
 func (r *Redis) master(ctx context.Context) (string, error) {
 	var failed error
-	for _, address := range r.cfg.Addresses {
-		found, err := r.askSentinel(ctx, address)
+	first := int(r.sentinel.Load())
+	for i := range r.cfg.Addresses {
+		n := (first + i) % len(r.cfg.Addresses)
+		found, err := r.askSentinel(ctx, r.cfg.Addresses[n], len(r.cfg.Addresses)-i)
 		if err == nil {
+			r.sentinel.Store(int32(n))
 			return found, nil
 		}
 		failed = err
@@ -189,8 +212,13 @@ func (r *Redis) master(ctx context.Context) (string, error) {
 	return "", failed
 }
 
-func (r *Redis) askSentinel(ctx context.Context, address string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, min(sentinelTimeout, r.cfg.CallTimeout))
+// askSentinel leaves as much time for each of those that are left.
+func (r *Redis) askSentinel(ctx context.Context, address string, left int) (string, error) {
+	within := r.cfg.CallTimeout
+	if until, ok := ctx.Deadline(); ok {
+		within = min(within, time.Until(until))
+	}
+	ctx, cancel := context.WithTimeout(ctx, within/time.Duration(left))
 	defer cancel()
 	sentinel := redis.NewSentinelClient(&redis.Options{
 		Addr: address, Dialer: r.dial, CredentialsProviderContext: credentials(r.cfg.SentinelUsername, r.cfg.SentinelPasswordFile),

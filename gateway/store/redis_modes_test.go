@@ -13,11 +13,12 @@ import (
 	"fairlead/shared/testbed"
 )
 
-// acl is the user of a store with this prefix, with no right that it does not need. Those of CLUSTER are for clusters.
+// acl is the user of a store with this prefix, with no right that it does not need: SELECT only with another database than
+// 0, CLUSTER SLOTS only in a cluster.
 func acl(user, password, prefix string) string {
 	return "user " + user + " on >" + password + " resetchannels ~" + prefix + ":* &" + prefix + ":events -@all " +
 		"+evalsha +eval +time +get +set +del +pttl +pexpire +zadd +zrem +zcard +zcount +zscore +zrangebyscore +zremrangebyscore " +
-		"+hget +hmget +hgetall +hset +hdel +publish +subscribe +unsubscribe +ping +select +cluster|slots +readonly"
+		"+hget +hmget +hgetall +hset +hdel +publish +subscribe +ping +select +cluster|slots"
 }
 
 func secretFile(t *testing.T, content string) string {
@@ -27,6 +28,7 @@ func secretFile(t *testing.T, content string) string {
 }
 
 func TestRedisWithTLSAndACL(t *testing.T) {
+	t.Parallel()
 	ca, cert := testbed.NewTestCA(t)
 	client, err := ca.Issue(testbed.CertificateConfig{Name: "client"})
 	require.NoError(t, err)
@@ -41,9 +43,17 @@ func TestRedisWithTLSAndACL(t *testing.T) {
 }
 
 func TestRedisBehindSentinel(t *testing.T) {
+	t.Parallel()
 	master := testbed.NewRedis(t)
 	sentinel := testbed.NewSentinel(t, testbed.SentinelConfig{Name: "fairlead", Master: master}, 0)
-	contract(t, worlds(store.RedisConfig{Mode: store.Sentinel, Addresses: []string{"127.0.0.1:1", sentinel.Addr()}, Master: "fairlead"}, master))
+	for _, user := range []string{"fairlead on >s3cret -@all +sentinel|get-master-addr-by-name", "default -@all +ping"} {
+		_, err := sentinel.Do(append([]string{"ACL", "SETUSER"}, strings.Fields(user)...)...)
+		require.NoError(t, err)
+	}
+	contract(t, worlds(store.RedisConfig{
+		Mode: store.Sentinel, Addresses: []string{"127.0.0.1:1", sentinel.Addr()}, Master: "fairlead",
+		SentinelUsername: "fairlead", SentinelPasswordFile: secretFile(t, "s3cret"),
+	}, master))
 }
 
 func TestRedisCluster(t *testing.T) {
@@ -55,5 +65,11 @@ func TestRedisCluster(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, i, n/1024, "there is one for each 1,024 slots")
 	}
-	contract(t, worlds(store.RedisConfig{Mode: store.Cluster, Addresses: []string{nodes[0].Addr()}}, nodes...))
+	for _, node := range nodes {
+		_, err := node.Do(append([]string{"ACL", "SETUSER"}, strings.Fields(acl("fairlead", "s3cret", "test-*"))[1:]...)...)
+		require.NoError(t, err)
+	}
+	contract(t, worlds(store.RedisConfig{
+		Mode: store.Cluster, Addresses: []string{nodes[0].Addr()}, Username: "fairlead", PasswordFile: secretFile(t, "s3cret"),
+	}, nodes...))
 }

@@ -109,6 +109,7 @@ func parseTunnel(raw string) (t Tunnel, err error) {
 	if json.Unmarshal([]byte(body), &t) != nil {
 		return t, unreadable("find")
 	}
+	t.Lost = nil
 	if t.Epoch, err = strconv.ParseUint(words[1], 10, 64); err != nil {
 		return t, unreadable("find")
 	}
