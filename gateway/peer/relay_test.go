@@ -171,7 +171,6 @@ func TestResumeThroughEitherReplica(t *testing.T) {
 	require.Greater(t, s.came("b"), 50)
 	require.Greater(t, s.came("a"), 50)
 	require.NotZero(t, s.tun.Stats().BytesReplayed)
-	require.False(t, b.metric(`fairlead_gateway_relays_total{result="cut"} 0`))
 	s.stop()
 	require.Eventually(t, func() bool { return b.metric("fairlead_gateway_relays 0") }, 20*time.Second, time.Millisecond)
 	a.mu.Lock()
@@ -179,6 +178,39 @@ func TestResumeThroughEitherReplica(t *testing.T) {
 	require.Greater(t, len(a.calls), 50)
 	require.Equal(t, "b", a.calls[0].Via)
 	require.Empty(t, a.carried)
+}
+
+// A replica may cut what it carries in the middle of a transfer, as often as it likes.
+//
+// Verifies: R1.7
+func TestRelaysThatAreCutInATransfer(t *testing.T) {
+	const size = 3 << 20
+	far := make(chan transferred, 1)
+	a, b := pair(t, func(s *link.Stream) {
+		s.Accept()
+		far <- both(s, 2, size)
+	})
+	s := &sidecar{next: func(n int) *replica {
+		if n == 1 {
+			return a
+		}
+		return b
+	}}
+	s.connect(t, link.Config{MaxWindow: 1 << 20})
+	s.cut()
+	require.Eventually(t, func() bool { return len(b.Relays()) == 1 && s.came("b") == 1 }, 20*time.Second, time.Millisecond)
+	st, err := s.tun.Open(link.OpenRequest{Route: "both"})
+	require.NoError(t, err)
+	here := both(st, 1, size, &every{bytes: 300_000, left: 300_000, f: b.CutAll})
+	require.NoError(t, here.err)
+	there := <-far
+	require.NoError(t, there.err)
+	require.Equal(t, there.sent, here.got, "down")
+	require.Equal(t, here.sent, there.got, "up")
+	require.Greater(t, s.came("b"), 1)
+	s.stop()
+	require.Eventually(t, func() bool { return b.metric("fairlead_gateway_relays 0") }, 20*time.Second, time.Millisecond)
+	require.False(t, b.metric(`fairlead_gateway_relays_total{result="cut"} 0`))
 }
 
 // What one side has ended stays so while the tunnel comes and goes through another replica, and the other direction goes on.
