@@ -10,14 +10,12 @@ import (
 	"net"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/skeema/knownhosts"
 	"golang.org/x/crypto/ssh"
 
 	"fairlead/shared/errs"
-	"fairlead/shared/logging"
 )
 
 // hostKeys decides about the keys that backends present. Files are read anew for each handshake, so that changes count
@@ -27,12 +25,12 @@ type hostKeys struct {
 	event func(HostKeyEvent) // may be nil
 	log   *slog.Logger
 
-	mu    sync.Mutex               // also serializes appending to files
-	first map[string]ssh.PublicKey // keys of first use, by the backend's address
+	mu    sync.Mutex          // also serializes appending to files
+	first map[string]firstKey // keys of first use, by the backend's address
 }
 
 func newHostKeys(cfg *Config) *hostKeys {
-	return &hostKeys{store: cfg.HostKeys, event: cfg.OnHostKey, log: cfg.Logger, first: make(map[string]ssh.PublicKey)}
+	return &hostKeys{store: cfg.HostKeys, event: cfg.OnHostKey, log: cfg.Logger, first: make(map[string]firstKey)}
 }
 
 // hostFiles are what a backend's files say about host keys.
@@ -84,8 +82,8 @@ func (h *hostKeys) algorithms(b *Backend, files hostFiles) []string {
 		}
 	}
 	h.mu.Lock()
-	if key := h.first[b.Address]; key != nil {
-		known = append(known, keyAlgorithms(key)...)
+	if first := h.first[b.Address]; first.key != nil {
+		known = append(known, keyAlgorithms(first.key)...)
 	}
 	h.mu.Unlock()
 	var list []string
@@ -119,61 +117,18 @@ type presented struct {
 // reported as an event.
 func (h *hostKeys) check(ctx context.Context, p presented, files hostFiles) error {
 	v := p.judge(files)
-	if v.kind == hostKeyUnknown && p.b.HostKeyMode == FirstUse {
-		v = h.firstUse(ctx, p)
+	if p.b.HostKeyMode == FirstUse {
+		switch v.kind {
+		case hostKeyUnknown:
+			v = h.firstUse(ctx, p)
+		case hostKeyKnown:
+			v = h.overruled(ctx, p)
+		}
 	}
 	if v.kind != hostKeyKnown {
 		h.report(p, v)
 	}
 	return v.err
-}
-
-// firstUse trusts the first key that this gateway, or with a store any replica, has seen at the address.
-func (h *hostKeys) firstUse(ctx context.Context, p presented) verdict {
-	h.mu.Lock()
-	known := h.first[p.b.Address]
-	h.mu.Unlock()
-	if known == nil {
-		known = h.pin(ctx, p.b, p.key)
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if other := h.first[p.b.Address]; other != nil {
-		known = other // another handshake was faster
-	}
-	if !bytes.Equal(known.Marshal(), p.key.Marshal()) {
-		return p.changed([]string{describeKey(known)}, "the one of the first use, "+describeKey(known))
-	}
-	if h.first[p.b.Address] != nil {
-		return verdict{kind: hostKeyKnown}
-	}
-	h.first[p.b.Address] = p.key
-	if p.b.KnownHostsFile != "" {
-		if err := appendKnownHost(p.b.KnownHostsFile, p.b.Address, p.key); err != nil {
-			// The key is remembered all the same, until the process ends.
-			h.log.Error("the host key could not be written to known_hosts_file", logging.FieldBackend, p.b.Name, logging.FieldError, err.Error())
-		}
-	}
-	return verdict{kind: HostKeyFirstUse}
-}
-
-// pin asks the store for the key of the first replica that saw one. Without an answer our own counts: a store that is
-// down must not stop the traffic.
-func (h *hostKeys) pin(ctx context.Context, b *Backend, key ssh.PublicKey) ssh.PublicKey {
-	if h.store == nil {
-		return key
-	}
-	line, err := h.store.PinHostKey(ctx, b.Address, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))))
-	if err != nil {
-		h.log.Warn("the host key could not be compared with other replicas", logging.FieldBackend, b.Name, logging.FieldError, err.Error())
-		return key
-	}
-	pinned, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
-	if err != nil {
-		h.log.Error("the shared store holds no host key where one should be", logging.FieldBackend, b.Name, logging.FieldError, err.Error())
-		return key
-	}
-	return pinned
 }
 
 // appendKnownHost adds a line in one write, so that replicas that share the file do not mix theirs.

@@ -25,6 +25,7 @@ const (
 	HostKeyChanged  HostKeyKind = "changed"             // another one is known
 	HostKeyRevoked  HostKeyKind = "revoked"             // it, or the authority that certified it, is revoked
 	HostKeyExpired  HostKeyKind = "expired_certificate" // its certificate is not valid any more, or not yet
+	HostKeyConflict HostKeyKind = "conflict"            // it was trusted on first use, but another replica had trusted another one: see Set.RepinHostKeys
 	HostKeyRefused  HostKeyKind = "refused"             // for another reason, which Err tells: unknown, wrong principal or authority
 
 	hostKeyKnown   HostKeyKind = ""
