@@ -47,9 +47,8 @@ func (s *slot) leave(why string) {
 		e.Code = n.reason.Code.String()
 	}
 	s.moveIf(func() bool {
-		first := !s.leaving
 		s.leaving = true
-		return first && s.machine.state == Connected
+		return s.machine.state == Connected
 	}, Draining, e, nil)
 	s.p.bequeath(s)
 	s.p.nudge()
