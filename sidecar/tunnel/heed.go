@@ -27,7 +27,7 @@ const (
 func (p *Pool) heed(u *use, want int, now time.Time) {
 	for _, s := range u.due {
 		s.mu.Lock()
-		t, n, cramped, wait := s.tunnel, s.asked, s.cramped, now.Before(s.nextMove)
+		t, n, cramped, wait := s.tunnel, s.asked, s.cramped, s.leaving || now.Before(s.nextMove)
 		s.mu.Unlock()
 		switch {
 		case n == nil || wait:

@@ -35,7 +35,11 @@ func (s *slot) goAway(g link.GoAway) {
 	if home != nil {
 		home.jar.replace(home.url, nil) // new tunnels are not to be led back to it
 	}
-	s.log.Info("the gateway asks for the tunnel to be moved", "deadline", g.Deadline.String(), "delay", g.Delay.String(), "code", g.Reason.Code.String(), "reason", g.Reason.Message)
+	said := "the gateway goes away"
+	if !n.goesAway() {
+		said = "the gateway asks for the tunnel to be moved"
+	}
+	s.log.Info(said, "deadline", g.Deadline.String(), "delay", g.Delay.String(), "code", g.Reason.Code.String(), "reason", g.Reason.Message)
 	s.p.history.add(Event{Time: time.Now(), Tunnel: s.n, State: state, Code: g.Reason.Code.String(), Reason: "asked to move: " + g.Reason.Message})
 	s.p.changed()
 }
@@ -47,9 +51,8 @@ func (s *slot) leave(why string) {
 		e.Code = n.reason.Code.String()
 	}
 	s.moveIf(func() bool {
-		first := !s.leaving
 		s.leaving = true
-		return first && s.machine.state == Connected
+		return s.machine.state == Connected
 	}, Draining, e, nil)
 	s.p.bequeath(s)
 	s.p.nudge()

@@ -79,7 +79,10 @@ func (p *Pool) failback(e *endpoint, settled []*slot, out, now time.Time) {
 func (p *Pool) move(old *slot, to *endpoint, why moveReason) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if why.asked() && old.notice() == nil { // its tunnel has ended just now
+	old.mu.Lock()
+	over := old.leaving || why.asked() && old.asked == nil // another one has taken its place, or its tunnel has ended, just now
+	old.mu.Unlock()
+	if over {
 		return
 	}
 	p.addSlot(&slot{replaces: old, pinned: to, why: why})
@@ -90,6 +93,11 @@ func (p *Pool) moved(s *slot, err error) {
 	p.mu.Lock()
 	old, pinned := s.replaces, s.pinned
 	s.replaces, s.pinned = nil, nil
+	if err == nil && old != nil { // at the same moment, else it would be replaced again, or both or neither would count
+		old.mu.Lock()
+		old.leaving = true
+		old.mu.Unlock()
+	}
 	switch {
 	case err == nil || s.why.asked():
 	case errors.Is(err, errs.TunnelLimit): // there is no room for two
