@@ -169,10 +169,12 @@ func (s *Site) partSidecar(ctx context.Context, o Options, r *Result) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	o.Note("its connection has ended")
 	r.least("tunnels that the sidecar was told to be lost", float64(one.Logged(errs.OwnerUnreachable.String())), 1, "")
 	if _, err := (exchange{size: 1 << 20}).dial(ctx, one.Addr(RouteEcho)); err != nil {
 		r.fail("a new connection: %v", err)
 	}
+	o.Note("a new connection has been carried")
 	owner.Rejoin()
 	if err := Until(ctx, readyTimeout, "the gateway has ended what was given up", func() bool {
 		held, err := owner.Tunnels(ctx)
