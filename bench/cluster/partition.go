@@ -29,7 +29,7 @@ func partings() []parting {
 			return err
 		}, func(owner, _ *Replica) error { return owner.Peer.Accept() }, errs.OwnerUnreachable, false},
 		{"the owner reaches nobody", func(owner, _ *Replica) error { owner.Isolate(); return nil }, func(owner, _ *Replica) error { owner.Rejoin(); return nil }, errs.OwnerUnreachable, false},
-		{"the owner is frozen", func(owner, _ *Replica) error { return owner.Pause() }, func(owner, _ *Replica) error { return owner.Continue() }, errs.OwnerUnreachable, false},
+		{"the owner is frozen", func(owner, _ *Replica) error { return owner.Pause(context.Background()) }, func(owner, _ *Replica) error { return owner.Continue() }, errs.OwnerUnreachable, false},
 		{"the other one has no store", func(_, other *Replica) error { other.Store.Blackhole(); return nil }, func(_, other *Replica) error { other.Store.Resume(); return nil }, 0, true},
 		{"the other one has neither a store nor a way to the owner", func(owner, other *Replica) error {
 			other.Store.Blackhole()
