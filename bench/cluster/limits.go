@@ -67,7 +67,7 @@ func (s *Site) neighbour(ctx context.Context, t *traffic) error {
 		s.defers(func() error { held.end(); return nil })
 		t.worker(n, small, func(ctx context.Context, e exchange, _ *rand.Rand) (time.Duration, error) {
 			return held.Exchange(ctx, e, RouteEcho)
-		}, time.Second)
+		}, time.Second/4)
 	}
 	return nil
 }
