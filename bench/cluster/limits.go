@@ -27,6 +27,7 @@ const (
 func limits(ctx context.Context, o Options, r *Result) error {
 	cfg := Config{Gateway: func(_ int, c *gatewayconfig.Config) {
 		c.Tiers = map[string]gatewayconfig.Tier{gatewayconfig.DefaultTier: {OpensPerMinute: limitOpens, Burst: limitBurst, Tunnels: limitTunnels, Streams: limitStreams}}
+		c.Store.Timeout = time.Second // a machine that is busy is not without a Redis
 	}}
 	return on(ctx, o, r, "limits", cfg, func(s *Site) error {
 		t := newTraffic(ctx, r, o.Seed)
@@ -66,7 +67,7 @@ func (s *Site) neighbour(ctx context.Context, t *traffic) error {
 		s.defers(func() error { held.end(); return nil })
 		t.worker(n, small, func(ctx context.Context, e exchange, _ *rand.Rand) (time.Duration, error) {
 			return held.Exchange(ctx, e, RouteEcho)
-		}, time.Second)
+		}, time.Second/4)
 	}
 	return nil
 }

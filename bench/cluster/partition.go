@@ -29,7 +29,7 @@ func partings() []parting {
 			return err
 		}, func(owner, _ *Replica) error { return owner.Peer.Accept() }, errs.OwnerUnreachable, false},
 		{"the owner reaches nobody", func(owner, _ *Replica) error { owner.Isolate(); return nil }, func(owner, _ *Replica) error { owner.Rejoin(); return nil }, errs.OwnerUnreachable, false},
-		{"the owner is frozen", func(owner, _ *Replica) error { return owner.Pause() }, func(owner, _ *Replica) error { return owner.Continue() }, errs.OwnerUnreachable, false},
+		{"the owner is frozen", func(owner, _ *Replica) error { return owner.Pause(context.Background()) }, func(owner, _ *Replica) error { return owner.Continue() }, errs.OwnerUnreachable, false},
 		{"the other one has no store", func(_, other *Replica) error { other.Store.Blackhole(); return nil }, func(_, other *Replica) error { other.Store.Resume(); return nil }, 0, true},
 		{"the other one has neither a store nor a way to the owner", func(owner, other *Replica) error {
 			other.Store.Blackhole()
@@ -169,10 +169,12 @@ func (s *Site) partSidecar(ctx context.Context, o Options, r *Result) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	o.Note("its connection has ended")
 	r.least("tunnels that the sidecar was told to be lost", float64(one.Logged(errs.OwnerUnreachable.String())), 1, "")
 	if _, err := (exchange{size: 1 << 20}).dial(ctx, one.Addr(RouteEcho)); err != nil {
 		r.fail("a new connection: %v", err)
 	}
+	o.Note("a new connection has been carried")
 	owner.Rejoin()
 	if err := Until(ctx, readyTimeout, "the gateway has ended what was given up", func() bool {
 		held, err := owner.Tunnels(ctx)

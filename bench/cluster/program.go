@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -102,8 +103,33 @@ func (p *program) Terminate() (<-chan error, error) {
 	return ended, nil
 }
 
-// Pause freezes the program; Continue ends that.
-func (p *program) Pause() error { return p.signal(syscall.SIGSTOP) }
+// Pause freezes the program, and returns when all of its threads stand; Continue ends that.
+func (p *program) Pause(ctx context.Context) error {
+	if err := p.signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	return Until(ctx, readyTimeout, p.Name+" stands", p.stands, p.Err)
+}
+
+// stands says whether every thread is stopped: on a busy machine some run on for a while.
+func (p *program) stands() bool {
+	process := p.current()
+	if process == nil {
+		return false
+	}
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", process.PID()))
+	for _, file := range threads {
+		line, err := os.ReadFile(file)
+		if err != nil {
+			return false
+		}
+		state := line[bytes.LastIndexByte(line, ')')+1:] // proc(5): after the command in parentheses
+		if !bytes.HasPrefix(state, []byte(" T")) {
+			return false
+		}
+	}
+	return err == nil && len(threads) > 0
+}
 
 // Continue ends a Pause.
 func (p *program) Continue() error { return p.signal(syscall.SIGCONT) }

@@ -100,7 +100,7 @@ func drained(s *Site, r *Result) {
 		}
 	}
 	for _, one := range s.Sidecars {
-		said += one.Logged("goes away")
+		said += one.Logged("asks for the tunnel to be moved")
 	}
 	r.least("notices to sidecars", float64(said), 1, "")
 	r.most("streams that the end of a drain has cut", float64(codeAt(s, errs.DrainEnded)), 0, "")

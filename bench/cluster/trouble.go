@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	gatewayconfig "fairlead/gateway/config"
 )
 
 // phase is one trouble with Redis.
@@ -16,10 +18,15 @@ type phase struct {
 
 // trouble lets Redis be in all kinds of it, under traffic.
 func trouble(ctx context.Context, o Options, r *Result) error {
-	if err := onPrepared(ctx, o, r, "redis", Config{Sidecars: 1}, func(s *Site) error { return troubled(ctx, o, s, r) }); err != nil {
+	// Limits that nobody reaches have every open ask the store.
+	gateway := func(_ int, c *gatewayconfig.Config) {
+		const plenty = 100_000
+		c.Tiers = map[string]gatewayconfig.Tier{gatewayconfig.DefaultTier: {OpensPerMinute: plenty, Burst: plenty, Tunnels: plenty, Streams: plenty}}
+	}
+	if err := onPrepared(ctx, o, r, "redis", Config{Sidecars: 1, Gateway: gateway}, func(s *Site) error { return troubled(ctx, o, s, r) }); err != nil {
 		return err
 	}
-	return on(ctx, o, r, "sentinel", Config{Sidecars: 1, Sentinel: true}, func(s *Site) error { return failover(ctx, o, s, r) })
+	return on(ctx, o, r, "sentinel", Config{Sidecars: 1, Sentinel: true, Gateway: gateway}, func(s *Site) error { return failover(ctx, o, s, r) })
 }
 
 func phases() []phase {
@@ -40,7 +47,10 @@ func troubled(ctx context.Context, o Options, s *Site, r *Result) error {
 	if err := errors.Join(s.StartReplicas(ctx), s.StartSidecars(ctx)); err != nil {
 		return r.stop("without a Redis at the start: %v", err)
 	}
-	t := s.transfers(ctx, o, r)
+	t, err := s.transfers(ctx, o, r)
+	if err != nil {
+		return err
+	}
 	defer t.abandon()
 	absent := phase{"absent at the start", func(context.Context, *Site) error { return nil }, func(ctx context.Context, s *Site) error { return s.Redis.Start(ctx) }}
 	if err := s.during(ctx, o, r, t, absent); err != nil {
@@ -71,8 +81,8 @@ func troubled(ctx context.Context, o Options, s *Site, r *Result) error {
 	return nil
 }
 
-// transfers is connections of all lengths, through the sidecar.
-func (s *Site) transfers(ctx context.Context, o Options, r *Result) *traffic {
+// transfers is connections of all lengths, through the sidecar, and opens at every gateway.
+func (s *Site) transfers(ctx context.Context, o Options, r *Result) (*traffic, error) {
 	t := newTraffic(ctx, r, o.Seed)
 	for n := range pick(o, 16, 6) {
 		plan := lasting(2 * time.Second)
@@ -81,7 +91,11 @@ func (s *Site) transfers(ctx context.Context, o Options, r *Result) *traffic {
 		}
 		t.worker(n, plan, s.through(RouteEcho), 20*time.Millisecond)
 	}
-	return t
+	if err := s.neighbour(ctx, t); err != nil {
+		t.abandon()
+		return nil, err
+	}
+	return t, nil
 }
 
 // during takes Redis through a phase: it is seen, connections are opened and end well meanwhile, and it is over when it is.
@@ -155,7 +169,10 @@ func (s *Site) sizes(ctx context.Context) (list []size, err error) {
 
 // failover kills the master of two Redis.
 func failover(ctx context.Context, o Options, s *Site, r *Result) error {
-	t := s.transfers(ctx, o, r)
+	t, err := s.transfers(ctx, o, r)
+	if err != nil {
+		return err
+	}
 	defer t.abandon()
 	if err := s.awaitStore(ctx, true); err != nil {
 		return r.stop("with a Sentinel: %v", err)
