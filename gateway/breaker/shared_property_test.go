@@ -116,7 +116,7 @@ func (w *world) step() {
 		w.finish()
 	case 6, 7, 8:
 		w.note("%s fails", m.share.replica)
-		m.fail(1+w.random.IntN(5))
+		m.fail(1 + w.random.IntN(5))
 	case 9, 10, 11:
 		d := time.Duration(w.random.IntN(int(2 * minute)))
 		w.note("%s pass", d)
