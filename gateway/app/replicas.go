@@ -28,6 +28,7 @@ func (a *App) newStore() (err error) {
 		return err
 	}
 	a.stack.Push("store", func(context.Context) error { return a.store.Close() })
+	a.stack.Push("what replicas share", a.stopBeside)
 	return nil
 }
 
