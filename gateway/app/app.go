@@ -74,6 +74,7 @@ type App struct {
 	store       store.Store
 	peer        *peer.Peer                      // nil: other replicas cannot reach this one, nor it them
 	health      chan struct{}                   // the store's has changed, or this replica's
+	unpinned    chan struct{}                   // it may not have the host keys that were trusted here
 	known       atomic.Pointer[[]store.Replica] // the directory, as seen last; nil: never
 	sessions    *session.Registry
 	server      *server.Server
@@ -98,7 +99,7 @@ const (
 
 // New builds a gateway. Everything it listens on is bound when New returns.
 func New(cfg config.Config, opts Options) (_ *App, err error) {
-	a := &App{opts: opts, log: opts.Logger, started: time.Now(), health: make(chan struct{}, 1)}
+	a := &App{opts: opts, log: opts.Logger, started: time.Now(), health: make(chan struct{}, 1), unpinned: make(chan struct{}, 1)}
 	a.cfg.Store(&cfg)
 	a.effective.Store(opts.Loaded)
 	if opts.Loaded != nil {
@@ -180,7 +181,7 @@ func (a *App) Run(ctx context.Context) error {
 // beside is what runs beside the servers.
 func (a *App) beside() map[string]func(context.Context) error {
 	all := map[string]func(context.Context) error{"watch": a.watch, "review": a.review, "sample": a.sample, "leases": a.sessions.Share, "replicas": a.share, "balance": a.balance,
-		"limits": a.limits.Run, "circuits": a.breaker.Run}
+		"limits": a.limits.Run, "circuits": a.breaker.Run, "host keys": a.pin}
 	if a.pressure != nil {
 		all["pressure"] = a.pressure.Run
 	}

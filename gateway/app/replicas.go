@@ -153,5 +153,6 @@ const (
 	pullEvery     = 2 * time.Second
 	callTime      = time.Second
 	pinEvery      = 24 * time.Hour
-	pinTime       = 5 * time.Second // for the host keys of all backends
+	pinTime       = time.Minute // for the host keys of all backends
+	pinAgain      = 10 * time.Second
 )
