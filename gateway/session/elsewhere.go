@@ -89,7 +89,7 @@ func lost(t store.Tunnel) error {
 // askOwner brings a connection to the owner of its tunnel. One that is gone or cannot be reached loses the tunnel, in the
 // store first: nobody is told that a tunnel is lost that could still be resumed.
 func (l *leases) askOwner(ctx context.Context, hs *link.Handshake, t store.Tunnel, a Arrival, log *slog.Logger) (func(context.Context) error, error) {
-	if l.replaced(t) {
+	if l.replaced(ctx, t) {
 		return nil, l.fence(ctx, t, errs.OwnerGone, "replica "+t.Name+" has restarted, and its streams with it", log)
 	}
 	peers := l.r.cfg.Replicas.Peers
@@ -115,34 +115,6 @@ func (l *leases) askOwner(ctx context.Context, hs *link.Handshake, t store.Tunne
 		return nil, l.fence(ctx, t, errs.OwnerGone, "replica "+t.Name+" is gone, and its streams with it", log)
 	}
 	return nil, err
-}
-
-// replaced says whether the owner's name is another process's now, as far as is known.
-func (l *leases) replaced(t store.Tunnel) bool {
-	if t.Name == l.self.Name && t.Owner != l.self.ID {
-		return true
-	}
-	name, id := false, false
-	for _, r := range l.directory().listed {
-		name, id = name || r.Name == t.Name, id || r.ID == t.Owner
-	}
-	return name && !id
-}
-
-// alive says whether the owner has been heard of lately.
-func (l *leases) alive(ctx context.Context, t store.Tunnel) bool {
-	ctx, cancel := context.WithTimeout(ctx, storeWait)
-	defer cancel()
-	list, err := l.store.Replicas(ctx)
-	if err != nil {
-		list = l.directory().listed
-	}
-	for _, r := range list {
-		if r.ID == t.Owner {
-			return true
-		}
-	}
-	return false
 }
 
 // fence gives a tunnel up, unless its owner has taken another lane since it was found: then the sidecar is to try again.
