@@ -13,11 +13,15 @@ import (
 // missed is how long a replica is remembered that the directory does not list any more: it may be cut off from the store only.
 const missed = time.Minute
 
-// Know takes the directory of replicas.
-func (r *Registry) Know(replicas []store.Replica) {
-	if r.leases != nil {
-		r.leases.know(replicas)
+// Know takes the directory of replicas. It returns how many there are, with those that are missing in it for no longer than a
+// moment: a store that was emptied does not make this one the only one.
+func (r *Registry) Know(replicas []store.Replica) int {
+	if r.leases == nil {
+		return len(replicas)
 	}
+	r.leases.know(replicas)
+	d := r.leases.directory()
+	return len(d.listed) + len(d.missing)
 }
 
 // know takes the directory, and keeps those that are missing in it for a while, unless another process has their name.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"fairlead/gateway/store"
@@ -136,17 +137,49 @@ func (l *leases) fence(ctx context.Context, t store.Tunnel, code errs.Code, why 
 	return errs.New(errs.OwnerUnknown, "replica %s holds the tunnel, cannot be reached from here, and has a newer connection of it", t.Name)
 }
 
-// mostAsking bounds the tunnels that are looked for at once: an invented id costs every replica a handshake.
-const mostAsking = 8
+// mostAsking bounds the tunnels that are looked for at once: an invented id costs every replica a handshake. One tenant does not get
+// all places.
+const (
+	mostAsking   = 8
+	mostOfTenant = mostAsking / 2
+)
+
+// asking counts those that look for a tunnel at every replica.
+type asking struct {
+	mu       sync.Mutex
+	all      int
+	byTenant map[string]int
+}
+
+func (a *asking) enter(tenant string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.all == mostAsking || a.byTenant[tenant] == mostOfTenant {
+		return false
+	}
+	if a.byTenant == nil {
+		a.byTenant = map[string]int{}
+	}
+	a.all++
+	a.byTenant[tenant]++
+	return true
+}
+
+func (a *asking) leave(tenant string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all--
+	if a.byTenant[tenant]--; a.byTenant[tenant] == 0 {
+		delete(a.byTenant, tenant)
+	}
+}
 
 // askAll looks for a tunnel at every replica that was known last, because the store cannot be asked, or (complete) has no record of it.
 func (l *leases) askAll(ctx context.Context, hs *link.Handshake, id link.ID, complete bool, a Arrival, log *slog.Logger) (func(context.Context) error, error) {
-	select {
-	case l.asking <- struct{}{}:
-		defer func() { <-l.asking }()
-	default:
-		return nil, errs.New(errs.OwnerUnknown, "%d other tunnels are being looked for already", mostAsking)
+	if !l.asking.enter(a.Who.Tenant) {
+		return nil, errs.New(errs.OwnerUnknown, "other tunnels are being looked for already, as many as may be")
 	}
+	defer l.asking.leave(a.Who.Tenant)
 	others, denied := 0, 0
 	known := l.directory()
 	for _, r := range append(slices.Clone(known.listed), known.missing...) {
