@@ -157,8 +157,8 @@ func resumeTimes(ctx context.Context, o Options, s *Site, r *Result) error {
 	if err != nil {
 		return err
 	}
-	defer t.end()
-	word, err := newDialogue(t)
+	defer t.End()
+	word, err := t.Talk(RouteEcho)
 	if err != nil {
 		return err
 	}
@@ -172,7 +172,7 @@ func resumeTimes(ctx context.Context, o Options, s *Site, r *Result) error {
 		if err := t.Resume(ctx, addr); err != nil {
 			return r.stop("resume %d: %v", n, err)
 		}
-		if err := word.say(); err != nil {
+		if err := word.Say(); err != nil {
 			return r.stop("after resume %d: %v", n, err)
 		}
 		*list = append(*list, time.Since(began))

@@ -64,7 +64,7 @@ func (s *Site) neighbour(ctx context.Context, t *traffic) error {
 		if err != nil {
 			return err
 		}
-		s.defers(func() error { held.end(); return nil })
+		s.defers(func() error { held.End(); return nil })
 		t.worker(n, small, func(ctx context.Context, e exchange, _ *rand.Rand) (time.Duration, error) {
 			return held.Exchange(ctx, e, RouteEcho)
 		}, time.Second/4)
@@ -82,7 +82,7 @@ func attack(ctx context.Context, o Options, s *Site, r *Result, when string) err
 	tunnels, err := s.hoardTunnels(ctx, hoard)
 	defer func() {
 		for _, t := range tunnels {
-			t.end()
+			t.End()
 		}
 	}()
 	if err != nil {
@@ -141,7 +141,7 @@ func hoardStreams(tunnels []*Tunnel) (int, error) {
 	failed := make(chan error, 3*limitStreams)
 	for n := range 3 * limitStreams {
 		tasks.Go(func() {
-			switch _, err := newDialogue(tunnels[n%len(tunnels)]); {
+			switch _, err := tunnels[n%len(tunnels)].Talk(RouteEcho); {
 			case err == nil:
 				granted.Add(1)
 			case !refusedByLimit(err):
@@ -173,7 +173,7 @@ func (s *Site) openFast(ctx context.Context, c *Client, d time.Duration) (grante
 		if err != nil {
 			return 0, 0, err
 		}
-		defer t.end()
+		defer t.End()
 		for range 2 {
 			tasks.Go(func() {
 				for time.Since(began) < d && ctx.Err() == nil {

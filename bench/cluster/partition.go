@@ -73,8 +73,8 @@ func (s *Site) part(ctx context.Context, r *Result, p parting, owner, other *Rep
 	if err != nil {
 		return err
 	}
-	defer t.end()
-	word, err := newDialogue(t)
+	defer t.End()
+	word, err := t.Talk(RouteEcho)
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (s *Site) part(ctx context.Context, r *Result, p parting, owner, other *Rep
 }
 
 // goesOn is for a tunnel that is not given up: nothing of it is lost.
-func (s *Site) goesOn(ctx context.Context, r *Result, p parting, t *Tunnel, word *dialogue, other *Replica) error {
+func (s *Site) goesOn(ctx context.Context, r *Result, p parting, t *Tunnel, word *Talk, other *Replica) error {
 	var err error
 	if untold := Until(ctx, readyTimeout, "it is resumed", func() bool {
 		err = t.Resume(ctx, other.Address())
@@ -108,14 +108,14 @@ func (s *Site) goesOn(ctx context.Context, r *Result, p parting, t *Tunnel, word
 	}); untold != nil || err != nil {
 		return r.stop("%s, healed: %v", p.name, errors.Join(err, untold))
 	}
-	if err := word.say(); err != nil {
+	if err := word.Say(); err != nil {
 		return r.stop("%s, healed: %v", p.name, err)
 	}
 	return nil
 }
 
 // isOver is for a tunnel that was given up: its owner learns of it and ends it, and with it its streams.
-func (s *Site) isOver(ctx context.Context, r *Result, p parting, t *Tunnel, word *dialogue, owner *Replica, losses float64) error {
+func (s *Site) isOver(ctx context.Context, r *Result, p parting, t *Tunnel, word *Talk, owner *Replica, losses float64) error {
 	if err := Until(ctx, readyTimeout, "the owner has ended the tunnel", func() bool {
 		held, err := owner.Tunnels(ctx)
 		now, failed := s.Sum(ctx, "fairlead_gateway_lease_losses_total")
@@ -124,7 +124,7 @@ func (s *Site) isOver(ctx context.Context, r *Result, p parting, t *Tunnel, word
 		return r.stop("%s, healed: %v", p.name, err)
 	}
 	select {
-	case <-t.ended():
+	case <-t.Ended():
 	case <-time.After(stuck):
 		return r.stop("%s, healed: the owner's lane goes on", p.name)
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"text/tabwriter"
 	"time"
 )
@@ -19,7 +20,8 @@ type Result struct {
 	Figures  []Figure `json:"figures"`
 	Failures []string `json:"failures"` // criteria that were missed, and why
 
-	mu sync.Mutex // guards Figures and Failures
+	mu       sync.Mutex   // guards Figures and Failures
+	progress atomic.Int64 // times that a drain's progress was seen
 }
 
 // Figure is one that was measured.

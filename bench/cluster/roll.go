@@ -73,22 +73,41 @@ func restartInOrder(ctx context.Context, one *Replica, r *Result, drain time.Dur
 	if err != nil {
 		return err
 	}
-	bound := time.NewTimer(drain + readyTimeout)
-	defer bound.Stop()
-	select {
-	case err := <-ended:
-		if err != nil {
-			return r.stop("%s did not stop in order: %v", one.Name, err)
-		}
-	case <-bound.C:
-		return r.stop("%s does not stop", one.Name)
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := watchDrain(ctx, one, r, drain, ended); err != nil {
+		return err
 	}
 	if err := one.Launch(ctx); err != nil {
 		return err
 	}
 	return one.Ready(ctx)
+}
+
+// watchDrain waits for a gateway to stop, and asks it meanwhile how far it is.
+func watchDrain(ctx context.Context, one *Replica, r *Result, drain time.Duration, ended <-chan error) error {
+	bound, tick := time.NewTimer(drain+readyTimeout), time.NewTicker(look)
+	defer bound.Stop()
+	defer tick.Stop()
+	var seen struct {
+		Draining bool   `json:"draining"`
+		Phase    string `json:"phase"`
+	}
+	for {
+		select {
+		case err := <-ended:
+			if err != nil {
+				return r.stop("%s did not stop in order: %v", one.Name, err)
+			}
+			return nil
+		case <-tick.C:
+			if err := one.Get(ctx, "/api/drain", &seen); err == nil && seen.Draining && seen.Phase != "serving" {
+				r.progress.Add(1)
+			}
+		case <-bound.C:
+			return r.stop("%s does not stop", one.Name)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // drained looks at what the programs have said about it.
@@ -98,10 +117,14 @@ func drained(s *Site, r *Result) {
 		if one.Logged(`"msg":"draining"`) == 0 {
 			r.fail("%s has not said that it drains", one.Name)
 		}
+		if one.Logged(`"msg":"step of the shutdown"`, `"reason":"stopped"`) == 0 {
+			r.fail("%s has not logged the steps of its shutdown", one.Name)
+		}
 	}
 	for _, one := range s.Sidecars {
 		said += one.Logged("asks for the tunnel to be moved")
 	}
+	r.least("times that a drain's progress was seen", float64(r.progress.Load()), 1, "")
 	r.least("notices to sidecars", float64(said), 1, "")
 	r.most("streams that the end of a drain has cut", float64(codeAt(s, errs.DrainEnded)), 0, "")
 }

@@ -126,7 +126,7 @@ func (s *Site) during(ctx context.Context, o Options, r *Result, t *traffic, p p
 	return s.Err()
 }
 
-// awaitStore waits until all gateways say that the store can be used, or cannot: their metrics and their diagnostics.
+// awaitStore waits until all gateways say that the store can be used, or cannot: their metrics and their API.
 func (s *Site) awaitStore(ctx context.Context, up bool) error {
 	return Until(ctx, readyTimeout, fmt.Sprintf("all gateways say that the store is up: %v", up), func() bool {
 		for _, one := range s.Replicas {
@@ -138,7 +138,7 @@ func (s *Site) awaitStore(ctx context.Context, up bool) error {
 	}, s.Err)
 }
 
-// StoreUp says whether the gateway can use its store, as far as it says itself: as a metric, and in its diagnostics.
+// StoreUp says whether the gateway can use its store, as far as it says itself: as a metric, and to a person.
 func (r *Replica) StoreUp(ctx context.Context) (bool, error) {
 	m, err := r.Metrics(ctx)
 	if err != nil {
@@ -148,7 +148,19 @@ func (r *Replica) StoreUp(ctx context.Context) (bool, error) {
 	if !known {
 		return false, fmt.Errorf("%s has no metric of its store", r.Name)
 	}
-	return up == 1, nil
+	var said struct {
+		Store struct {
+			Up    bool   `json:"up"`
+			Error string `json:"error"`
+		} `json:"store"`
+	}
+	if err := r.Get(ctx, "/api/replicas", &said); err != nil {
+		return false, err
+	}
+	if said.Store.Up != (up == 1) || said.Store.Up != (said.Store.Error == "") {
+		return false, fmt.Errorf("%s says %+v about its store, and %g as a metric", r.Name, said.Store, up)
+	}
+	return said.Store.Up, nil
 }
 
 // size is what a gateway uses.

@@ -70,7 +70,7 @@ func (t *Tunnel) Resume(ctx context.Context, addr string) error {
 	if err != nil {
 		return err
 	}
-	before := t.ended()
+	before := t.Ended()
 	lane, err := t.Tunnel.Resume(ctx, conn)
 	if err != nil {
 		abandon(conn, err)
@@ -95,17 +95,24 @@ func (t *Tunnel) run(lane *link.Lane) {
 	}()
 }
 
-// ended is closed once the tunnel's lane has ended.
-func (t *Tunnel) ended() <-chan struct{} {
+// Ended is closed once the tunnel's lane has ended.
+func (t *Tunnel) Ended() <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.lane
 }
 
-// end ends the tunnel and waits for all of it.
-func (t *Tunnel) end() {
+// LaneErr is how the last lane that has ended did.
+func (t *Tunnel) LaneErr() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.err
+}
+
+// End ends the tunnel and waits for all of it.
+func (t *Tunnel) End() {
 	t.Close(nil)
-	<-t.ended()
+	<-t.Ended()
 	t.Wait()
 }
 
@@ -170,7 +177,7 @@ func (r *rider) ride(ctx context.Context) {
 		if err == nil {
 			failures = 0
 			select {
-			case <-r.current().ended():
+			case <-r.current().Ended():
 			case <-ctx.Done():
 			}
 			r.mu.Lock()
@@ -248,7 +255,7 @@ func (r *rider) drop(why error) {
 	t.Close(why)
 	r.busy.Lock() // who uses it has seen that it is over
 	defer r.busy.Unlock()
-	t.end()
+	t.End()
 }
 
 // state tells whether the rider has a tunnel, and of whom.

@@ -55,7 +55,7 @@ func clusterLogs(t *testing.T, dir string) {
 
 // A rolling restart of all replicas, under connections with transfers and new ones all the time, loses none.
 //
-// Verifies: R8.3, R8.4, R8.8
+// Verifies: R8.3, R8.4, R8.6, R8.8, R8.10
 func TestClusterRollingRestart(t *testing.T) { clusterScenario(t, "roll") }
 
 // Connections that are cut come back through whichever replica the balancer picks, and no byte of theirs is lost.
@@ -77,14 +77,23 @@ func TestClusterLimits(t *testing.T) { clusterScenario(t, "limits") }
 // Redis is absent, frozen, killed, empty, full, read-only and fails over; connections are made and kept all the while.
 //
 // Verifies: R10.2, R10.4, R10.5, R10.6
-func TestClusterRedisTrouble(t *testing.T) { clusterScenario(t, "redis") }
+func TestClusterRedisTrouble(t *testing.T) {
+	t.Parallel()
+	clusterScenario(t, "redis")
+}
 
 // Replicas that are parted from each other or from Redis tell sidecars the truth, and never own a tunnel both.
 //
 // Verifies: R8.5
-func TestClusterPartitions(t *testing.T) { clusterScenario(t, "partition") }
+func TestClusterPartitions(t *testing.T) {
+	t.Parallel()
+	clusterScenario(t, "partition")
+}
 
 // A replica that was killed and is back under its name says at once what has become of its tunnels.
 //
 // Verifies: R8.5
-func TestClusterRestart(t *testing.T) { clusterScenario(t, "restart") }
+func TestClusterRestart(t *testing.T) {
+	t.Parallel()
+	clusterScenario(t, "restart")
+}

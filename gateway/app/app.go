@@ -134,6 +134,9 @@ func (a *App) AdminAddr() net.Addr {
 
 // Run serves until ctx ends or the API asks to drain, then lets streams finish for as long as shutdown.drain and stops.
 func (a *App) Run(ctx context.Context) error {
+	if a.shared() {
+		a.pull(ctx) // nobody is let in whom other replicas have locked out
+	}
 	group, running := lifecycle.NewGroup(context.WithoutCancel(ctx), a.log)
 	group.Go("server", func(context.Context) error { return a.server.Serve() })
 	if a.peer != nil {

@@ -79,7 +79,7 @@ func (a *App) newBackends() (err error) {
 	cfg := breaker.Config{Instance: a.opts.Instance, Failures: a.config().Breaker.Failures, RetryAfter: a.config().Breaker.RetryAfter,
 		OnChange: a.breakerChanged, Logger: a.log, Metrics: a.metrics.Set()}
 	if a.shared() {
-		cfg.Shared, cfg.Replica = sharedCircuits{a.store}, a.self.Name
+		cfg.Shared, cfg.Replica, cfg.ProbeFor = sharedCircuits{a.store}, a.self.Name, longestProbe(a.config())
 	}
 	a.breaker, err = breaker.New(cfg)
 	if err != nil {
@@ -100,6 +100,15 @@ func (a *App) newBackends() (err error) {
 		a.stack.Push("backends", a.backends.Close)
 	}
 	return err
+}
+
+// longestProbe is longer than any dial of a backend may take, its handshake included.
+func longestProbe(cfg config.Config) time.Duration {
+	longest := time.Minute
+	for _, b := range cfg.Backends {
+		longest = max(longest, b.DialTimeout+5*time.Second)
+	}
+	return longest
 }
 
 // dialer gives the backends the types of the sessions.

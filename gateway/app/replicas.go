@@ -151,4 +151,6 @@ const (
 	announceTTL   = 15 * time.Second
 	pullEvery     = 2 * time.Second
 	callTime      = time.Second
+	pinEvery      = 24 * time.Hour
+	pinTime       = 5 * time.Second // for the host keys of all backends
 )

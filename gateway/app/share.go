@@ -45,6 +45,8 @@ func (a *App) share(ctx context.Context) error {
 	announce, pull := time.NewTimer(0), time.NewTimer(jittered(pullEvery))
 	defer announce.Stop()
 	defer pull.Stop()
+	pins := time.NewTicker(pinEvery)
+	defer pins.Stop()
 	var holds string // the store's incarnation
 	for {
 		select {
@@ -54,6 +56,9 @@ func (a *App) share(ctx context.Context) error {
 			a.limits.SetDegraded(!a.store.Health().Up)
 			a.announce(ctx, &holds)
 			a.pull(ctx)
+			a.pin(ctx)
+		case <-pins.C:
+			a.pin(ctx)
 		case <-announce.C:
 			a.announce(ctx, &holds)
 			announce.Reset(jittered(announceEvery))
@@ -103,6 +108,7 @@ func (a *App) announce(ctx context.Context, holds *string) {
 		*holds = now
 		a.sessions.Refresh()
 		a.pull(ctx) // circuits and revocations are compared, both ways
+		a.pin(ctx)
 	}
 }
 
@@ -126,6 +132,16 @@ func (a *App) pull(ctx context.Context) {
 		a.log.Info("revocations of other replicas are in force", "revocations", len(a.revocations.List()), "ended", tunnels+streams)
 	}
 	_ = a.breaker.Sync(ctx)
+}
+
+// pin has the store hold the host keys that were trusted on first use.
+func (a *App) pin(ctx context.Context) {
+	if !a.shared() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, pinTime)
+	defer cancel()
+	_ = a.backends.RepinHostKeys(ctx) // the store has said that it cannot be asked
 }
 
 func (a *App) balance(ctx context.Context) error {

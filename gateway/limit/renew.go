@@ -89,8 +89,8 @@ func (r *renewer) work(ctx context.Context) time.Duration {
 	r.pending, r.retry = false, 0
 	if all {
 		r.whole(now)
-		if rejoins { // others may have found out later that Shared is back
-			r.turn, r.join = turn, time.Now().Add(sh.lease/9)
+		if rejoins { // others may find out later that Shared is back
+			r.turn, r.join = turn, time.Now().Add(sh.lease/6)
 		}
 	}
 	next := r.full

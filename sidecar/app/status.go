@@ -53,7 +53,7 @@ func (a *App) bound() []bound {
 }
 
 func tunnelStatus(t tunnel.TunnelStatus) status.Tunnel {
-	return status.Tunnel{Slot: t.Slot, ID: t.ID, Endpoint: t.Endpoint, Replica: t.Replica, State: string(t.State), Since: t.Since, RTT: t.RTT, Loss: t.Loss, Quality: string(t.Quality),
+	return status.Tunnel{Slot: t.Slot, ID: t.ID, Endpoint: t.Endpoint, Replica: t.Replica, Via: t.Via, State: string(t.State), Since: t.Since, RTT: t.RTT, Loss: t.Loss, Quality: string(t.Quality),
 		Streams: t.Streams, Resumes: t.Resumes, Sent: t.Sent, Received: t.Received, Replayed: t.Replayed, Error: t.Error}
 }
 

@@ -9,21 +9,21 @@ import (
 	"fairlead/shared/link"
 )
 
-// dialogue is a stream to the target that stays open.
-type dialogue struct{ s *link.Stream }
+// Talk is a stream to the target that stays open.
+type Talk struct{ s *link.Stream }
 
-// newDialogue opens one, and has it answered once.
-func newDialogue(t *Tunnel) (*dialogue, error) {
-	s, err := t.Open(link.OpenRequest{Route: RouteEcho})
+// Talk opens one, and has it answered once.
+func (t *Tunnel) Talk(route string) (*Talk, error) {
+	s, err := t.Open(link.OpenRequest{Route: route})
 	if err != nil {
 		return nil, err
 	}
-	d := &dialogue{s}
-	return d, d.say()
+	d := &Talk{s}
+	return d, d.Say()
 }
 
-// say sends a word and waits for it to come back.
-func (d *dialogue) say() error {
+// Say sends a word and waits for it to come back.
+func (d *Talk) Say() error {
 	word, back := make([]byte, 32), make([]byte, 32)
 	_, _ = rand.Read(word) // never fails (crypto/rand)
 	if _, err := d.s.Write(word); err != nil {
