@@ -12,12 +12,12 @@ import (
 
 func (a *App) replicasView(ctx context.Context) (admin.ReplicasView, error) {
 	health, c := a.store.Health(), a.sessions.Counts()
-	v := admin.ReplicasView{Store: admin.StoreView{Kind: a.config().Store.Kind, Up: health.Up, Since: health.Since, Error: health.Error},
+	v := admin.ReplicasView{Self: a.self.ID, Store: admin.StoreView{Kind: a.config().Store.Kind, Up: health.Up, Since: health.Since, Error: health.Error},
 		Leases: admin.LeaseCounts{Held: c.Tunnels, Lost: a.sessions.LeasesLost()}}
 	v.Resumes.Same, v.Resumes.Relayed, v.Resumes.Refused, v.Resumes.Lost = a.sessions.Resumes()
 	for _, r := range a.directory(ctx) {
 		one := admin.Replica{ID: r.ID, Name: r.Name, Address: r.Address, Version: r.Version, Started: r.Started, Draining: r.Draining, Tunnels: r.Tunnels, Streams: r.Streams}
-		if one.Self = r.ID == a.self.ID; one.Self { // what is known here is newer
+		if r.ID == a.self.ID { // what is known here is newer
 			one.Draining, one.Tunnels, one.Streams = a.stopping.Load(), c.Tunnels, c.Streams
 		}
 		v.Replicas = append(v.Replicas, one)

@@ -30,6 +30,9 @@ func TestExamplesLoad(t *testing.T) {
 	assert.NotEmpty(t, l.Config.Routes)
 	l = configtest.LoadFile(t, gateway.Default(), "../../configs/gateway.complete.yaml")
 	configtest.NamesEveryKey(t, gateway.Default(), l)
+	l = configtest.LoadFile(t, gateway.Default(), "../../configs/gateway.cluster.yaml")
+	assert.Equal(t, gateway.StoreRedis, l.Config.Store.Kind)
+	assert.NotEmpty(t, l.Config.Peer.SecretFile)
 }
 
 // Verifies: R9.5
