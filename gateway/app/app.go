@@ -74,6 +74,7 @@ type App struct {
 	store       store.Store
 	peer        *peer.Peer                      // nil: other replicas cannot reach this one, nor it them
 	health      chan struct{}                   // the store's has changed, or this replica's
+	unpinned    chan struct{}                   // it may not have the host keys that were trusted here
 	known       atomic.Pointer[[]store.Replica] // the directory, as seen last; nil: never
 	sessions    *session.Registry
 	server      *server.Server
@@ -84,6 +85,9 @@ type App struct {
 	why         atomic.Value    // a string: why it stops; set before stopping
 	asked       context.Context // ends when the API asks to drain
 	ask         context.CancelFunc
+	aside       context.Context // of what runs beside the servers
+	endAside    context.CancelFunc
+	asides      sync.WaitGroup
 }
 
 const (
@@ -95,7 +99,7 @@ const (
 
 // New builds a gateway. Everything it listens on is bound when New returns.
 func New(cfg config.Config, opts Options) (_ *App, err error) {
-	a := &App{opts: opts, log: opts.Logger, started: time.Now(), health: make(chan struct{}, 1)}
+	a := &App{opts: opts, log: opts.Logger, started: time.Now(), health: make(chan struct{}, 1), unpinned: make(chan struct{}, 1)}
 	a.cfg.Store(&cfg)
 	a.effective.Store(opts.Loaded)
 	if opts.Loaded != nil {
@@ -103,6 +107,7 @@ func New(cfg config.Config, opts Options) (_ *App, err error) {
 	}
 	a.watched.sums = a.watched.read(cfg)
 	a.asked, a.ask = context.WithCancel(context.Background())
+	a.aside, a.endAside = context.WithCancel(context.Background())
 	if a.stack, err = lifecycle.NewStack(lifecycle.StackConfig{Log: opts.Logger}); err != nil {
 		return nil, err
 	}
@@ -145,10 +150,12 @@ func (a *App) Run(ctx context.Context) error {
 	if a.admin != nil {
 		group.Go("admin", func(context.Context) error { return a.admin.Serve() })
 	}
-	beside, end := context.WithCancel(context.WithoutCancel(ctx))
-	defer end()
 	for name, f := range a.beside() {
-		group.Go(name, func(context.Context) error { return f(beside) })
+		a.asides.Add(1)
+		group.Go(name, func(context.Context) error {
+			defer a.asides.Done()
+			return f(a.aside)
+		})
 	}
 	select {
 	case <-ctx.Done():
@@ -161,7 +168,6 @@ func (a *App) Run(ctx context.Context) error {
 	a.log.Info("stopping", logging.FieldReason, a.reason(ctx), "drain", a.config().Shutdown.Drain.String())
 	a.drain()
 	stopErr := a.stop()
-	end()
 	if err := group.Wait(); err != nil {
 		return err
 	}
@@ -175,11 +181,28 @@ func (a *App) Run(ctx context.Context) error {
 // beside is what runs beside the servers.
 func (a *App) beside() map[string]func(context.Context) error {
 	all := map[string]func(context.Context) error{"watch": a.watch, "review": a.review, "sample": a.sample, "leases": a.sessions.Share, "replicas": a.share, "balance": a.balance,
-		"limits": a.limits.Run, "circuits": a.breaker.Run}
+		"limits": a.limits.Run, "circuits": a.breaker.Run, "host keys": a.pin}
 	if a.pressure != nil {
 		all["pressure"] = a.pressure.Run
 	}
 	return all
+}
+
+// stopBeside ends what runs beside the servers. It comes after these and what they had to give back, and before the store, which
+// is told of that, and that this replica is gone.
+func (a *App) stopBeside(ctx context.Context) error {
+	a.endAside()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		a.asides.Wait()
+	}()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func (a *App) reason(ctx context.Context) string {

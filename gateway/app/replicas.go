@@ -28,6 +28,7 @@ func (a *App) newStore() (err error) {
 		return err
 	}
 	a.stack.Push("store", func(context.Context) error { return a.store.Close() })
+	a.stack.Push("what replicas share", a.stopBeside)
 	return nil
 }
 
@@ -152,5 +153,6 @@ const (
 	pullEvery     = 2 * time.Second
 	callTime      = time.Second
 	pinEvery      = 24 * time.Hour
-	pinTime       = 5 * time.Second // for the host keys of all backends
+	pinTime       = time.Minute // for the host keys of all backends
+	pinAgain      = 10 * time.Second
 )

@@ -16,7 +16,12 @@ import (
 // What replicas tell each other while they run.
 
 // storeHealth takes note of a store that can be used again, or not any more.
-func (a *App) storeHealth(store.Health) { a.tellHealth() }
+func (a *App) storeHealth(h store.Health) {
+	if h.Up {
+		signal(a.unpinned)
+	}
+	a.tellHealth()
+}
 
 // tellHealth lets the replica announce itself now.
 func (a *App) tellHealth() { signal(a.health) }
@@ -45,8 +50,6 @@ func (a *App) share(ctx context.Context) error {
 	announce, pull := time.NewTimer(0), time.NewTimer(jittered(pullEvery))
 	defer announce.Stop()
 	defer pull.Stop()
-	pins := time.NewTicker(pinEvery)
-	defer pins.Stop()
 	var holds string // the store's incarnation
 	for {
 		select {
@@ -56,9 +59,6 @@ func (a *App) share(ctx context.Context) error {
 			a.limits.SetDegraded(!a.store.Health().Up)
 			a.announce(ctx, &holds)
 			a.pull(ctx)
-			a.pin(ctx)
-		case <-pins.C:
-			a.pin(ctx)
 		case <-announce.C:
 			a.announce(ctx, &holds)
 			announce.Reset(jittered(announceEvery))
@@ -108,7 +108,7 @@ func (a *App) announce(ctx context.Context, holds *string) {
 		*holds = now
 		a.sessions.Refresh()
 		a.pull(ctx) // circuits and revocations are compared, both ways
-		a.pin(ctx)
+		signal(a.unpinned)
 	}
 }
 
@@ -134,14 +134,28 @@ func (a *App) pull(ctx context.Context) {
 	_ = a.breaker.Sync(ctx)
 }
 
-// pin has the store hold the host keys that were trusted on first use.
-func (a *App) pin(ctx context.Context) {
-	if !a.shared() {
-		return
+// pin has the store hold the host keys that were trusted on first use, when it may have lost them, and daily, until ctx ends. That
+// takes a call for each backend, so nothing else waits for it.
+func (a *App) pin(ctx context.Context) error {
+	next := time.NewTimer(jittered(pinEvery))
+	defer next.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.unpinned:
+		case <-next.C:
+		}
+		next.Reset(jittered(pinEvery))
+		if !a.shared() || !a.store.Health().Up { // it tells when it is back
+			continue
+		}
+		within, cancel := context.WithTimeout(ctx, pinTime)
+		if err := a.backends.RepinHostKeys(within); err != nil {
+			next.Reset(jittered(pinAgain))
+		}
+		cancel()
 	}
-	ctx, cancel := context.WithTimeout(ctx, pinTime)
-	defer cancel()
-	_ = a.backends.RepinHostKeys(ctx) // the store has said that it cannot be asked
 }
 
 func (a *App) balance(ctx context.Context) error {

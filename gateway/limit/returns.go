@@ -13,6 +13,7 @@ import (
 // while a batch was under way is the next one.
 type returns struct {
 	waiting atomic.Int64 // slots that are idle
+	most    int64        // of them
 	wake    chan struct{}
 	again   chan struct{} // Shared can be asked again
 	mu      sync.Mutex
@@ -28,7 +29,7 @@ const (
 // giveBack makes a slot that is not held idle, from where it is returned or taken over. Called with the shard's lock held.
 func (l *Limiter) giveBack(x *slot, now time.Time) {
 	r, j := &l.shared.returns, x.t.joint
-	if r.waiting.Add(1) > maxReturns || !r.queue(x.t, maxReturns) {
+	if r.waiting.Add(1) > r.most || !r.queue(x.t, r.most) {
 		r.waiting.Add(-1)
 		l.shared.counts.dropped.Inc()
 		return
@@ -38,13 +39,13 @@ func (l *Limiter) giveBack(x *slot, now time.Time) {
 }
 
 // queue makes sure that the tenant is among those that have something idle, unless there are so many.
-func (r *returns) queue(t *tenant, most int) bool {
+func (r *returns) queue(t *tenant, most int64) bool {
 	if t.joint.queued {
 		return true
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.tenants) >= most {
+	if int64(len(r.tenants)) >= most {
 		return false
 	}
 	t.joint.queued = true
@@ -210,7 +211,7 @@ func (r *returner) collect(flight chan struct{}) (batch []*slot) {
 			t.joint.flight = flight
 		}
 		if left > 0 {
-			q.queue(t, math.MaxInt) // it was there just now
+			q.queue(t, math.MaxInt64) // it was there just now
 		}
 		s.mu.Unlock()
 	}

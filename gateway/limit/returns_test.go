@@ -183,17 +183,19 @@ func TestReturnsAreTriedAgain(t *testing.T) {
 
 func TestReturnsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, all := newReplicas(t, 1, Config{Tiers: tiers(Tier{Streams: 2 * maxReturns})})
+		c, all := newReplicas(t, 1, Config{Tiers: tiers(Tier{Streams: 2000})})
+		const most = 500
 		r := all[0]
+		r.shared.returns.most = most
 		var releases []func()
-		for i := range maxReturns + 1000 {
+		for i := range most + 1000 {
 			release, err := r.Open(fmt.Sprint("t", i%100), "")
 			require.NoError(t, err)
 			releases = append(releases, release)
 		}
 		r.SetDegraded(true)
 		releaseAll(releases)
-		require.EqualValues(t, maxReturns, r.shared.returns.waiting.Load())
+		require.EqualValues(t, most, r.shared.returns.waiting.Load())
 		require.Contains(t, text(r), "fairlead_gateway_limit_returns_dropped_total 1000")
 		require.Contains(t, text(r), "fairlead_gateway_limit_slots 0")
 		r.SetDegraded(false)

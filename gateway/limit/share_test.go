@@ -154,7 +154,7 @@ func TestASingleCallWithoutAnAnswer(t *testing.T) {
 		require.ErrorIs(t, err, errs.StreamLimit, "4 of 3")
 		require.Equal(t, defaultTimeout, time.Since(start))
 		r.deaf.Store(false)
-		<-time.After(time.Second)
+		<-time.After(2 * sendTimeout) // also if that is not answered either
 		require.Equal(t, 4, c.held("a")[streams], "it was granted there, and given back")
 
 		releaseAll(opened[2:])

@@ -98,6 +98,7 @@ func newShared(cfg Config) *shared {
 		sh.lease = defaultLease
 	}
 	sh.mode.restored = make(chan struct{}, 1)
+	sh.returns.most = maxReturns
 	sh.returns.wake, sh.returns.again = make(chan struct{}, 1), make(chan struct{}, 1)
 	return sh
 }

@@ -3,9 +3,11 @@ package session
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 
+	"fairlead/gateway/store"
 	"fairlead/shared/errs"
 	"fairlead/shared/link"
 	"fairlead/shared/logging"
@@ -18,13 +20,18 @@ type drain struct {
 	ended           atomic.Int64
 }
 
-// tellEvery is how often a drain says in the log how far it has come.
-const tellEvery = 5 * time.Second
+const (
+	// tellEvery is how often a drain says in the log how far it has come.
+	tellEvery = 5 * time.Second
+	// moveTime is how long a sidecar may take to be elsewhere, after its delay.
+	moveTime = 2 * time.Second
+)
 
 // Drain takes no new tunnels, tells the sidecars to move, and returns when no stream is left or ctx ends; then the tunnels
 // are closed. Until then tunnels work: they can be resumed, here and through other replicas, and open streams. What is left
 // when ctx ends is ended with a code that says so. Sidecars are told a delay at random within spread, so that they do not all
-// move at once.
+// move at once. Where there are other replicas to move to, those without streams are given that time too: otherwise all of
+// them would lose their tunnels together, and what they were about to open with them.
 func (r *Registry) Drain(ctx context.Context, deadline, spread time.Duration) {
 	reason := errs.New(errs.Draining, "the gateway is going away")
 	now := r.cfg.Now()
@@ -46,10 +53,12 @@ func (r *Registry) Drain(ctx context.Context, deadline, spread time.Duration) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	told := time.Now()
-	for c.Streams > 0 {
+	for c.Streams > 0 || c.Tunnels > c.Detached && r.cfg.Now().Before(now.Add(spread+moveTime)) && r.othersServe() {
 		select {
 		case <-ctx.Done():
-			r.cutStreams()
+			if c = r.count(); c.Streams > 0 {
+				r.cutStreams(c.Streams)
+			}
 			return
 		case <-tick.C:
 		}
@@ -61,12 +70,18 @@ func (r *Registry) Drain(ctx context.Context, deadline, spread time.Duration) {
 	r.cfg.Logger.Info("drained", "tunnels", c.Tunnels)
 }
 
+// othersServe says whether there are replicas that take new tunnels, as far as is known.
+func (r *Registry) othersServe() bool {
+	return r.leases != nil && slices.ContainsFunc(r.leases.directory().listed, func(other store.Replica) bool {
+		return other.ID != r.leases.self.ID && !other.Draining
+	})
+}
+
 // cutStreams ends what remains at the deadline.
-func (r *Registry) cutStreams() {
-	c := r.count()
-	r.drain.ended.Store(int64(c.Streams))
-	r.cut.Add(c.Streams)
-	r.cfg.Logger.Warn("drain deadline passed", logging.FieldCode, errs.DrainEnded.String(), "streams", c.Streams)
+func (r *Registry) cutStreams(n int) {
+	r.drain.ended.Store(int64(n))
+	r.cut.Add(n)
+	r.cfg.Logger.Warn("drain deadline passed", logging.FieldCode, errs.DrainEnded.String(), "streams", n)
 	for _, s := range r.snapshot() {
 		if s.tunnel.Stats().Streams > 0 {
 			s.tunnel.Close(errs.New(errs.DrainEnded, "the gateway was stopped, and its drain of %v is over", r.draining.Deadline))

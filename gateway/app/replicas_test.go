@@ -1,0 +1,73 @@
+package app
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"fairlead/gateway/config"
+	"fairlead/gateway/store"
+	"fairlead/shared/link"
+	"fairlead/shared/testbed"
+	"fairlead/shared/ws"
+)
+
+// shares lets the site's gateways share a Redis, which the test reaches too.
+func (s *site) shares() store.Store {
+	s.t.Helper()
+	redis := testbed.NewRedis(s.t)
+	s.cfg.Store.Kind, s.cfg.Store.Address, s.cfg.Store.Timeout = config.StoreRedis, redis.Addr(), time.Second
+	secret := filepath.Join(s.t.TempDir(), "peers")
+	require.NoError(s.t, os.WriteFile(secret, []byte(strings.Repeat("s", 32)), 0o600))
+	s.cfg.Peer.Listen, s.cfg.Peer.SecretFile = "127.0.0.1:0", secret
+	seen, err := store.NewRedis(store.RedisConfig{Addresses: []string{redis.Addr()}, Prefix: s.cfg.Store.Prefix, Timeout: time.Second})
+	require.NoError(s.t, err)
+	s.t.Cleanup(func() { assert.NoError(s.t, seen.Close()) })
+	return seen
+}
+
+// A replica that stops in order leaves nothing that others would have to wait for: it is out of the directory, and its tenants'
+// slots are free.
+//
+// Verifies: R8.5
+func TestAReplicaThatHasStoppedIsGone(t *testing.T) {
+	s := newSite(t)
+	shared := s.shares()
+	a, stop := s.run()
+	token, err := s.issuer.Valid("dev", time.Hour)
+	require.NoError(t, err)
+	conn, err := (&ws.Dialer{TLS: s.ca.ClientTLS(), MaxMessage: 1 << 20}).Dial(t.Context(), "wss://"+a.Addr().String()+"/v1/tunnel", http.Header{"Authorization": {"Bearer " + token}}, link.Subprotocol)
+	require.NoError(t, err)
+	tun, lane, err := link.Connect(t.Context(), conn, link.Config{})
+	require.NoError(t, err)
+	ended := make(chan error, 1)
+	go func() { ended <- lane.Run() }()
+	held := func() int {
+		n, _, err := shared.Held(t.Context(), "dev")
+		require.NoError(t, err)
+		return n
+	}
+	require.Equal(t, 1, held())
+	require.Eventually(t, func() bool {
+		list, err := shared.Replicas(t.Context())
+		return err == nil && len(list) == 1
+	}, 10*time.Second, 10*time.Millisecond)
+
+	require.NoError(t, stop(nil))
+	assert.Error(t, <-ended)
+	list, err := shared.Replicas(t.Context())
+	require.NoError(t, err)
+	assert.Empty(t, list)
+	assert.Zero(t, held())
+	record, found, err := shared.Find(t.Context(), tun.Name())
+	require.NoError(t, err)
+	require.True(t, found)
+	assert.NotNil(t, record.Lost, "why it is over is there to be read")
+	tun.Wait()
+}
