@@ -122,7 +122,7 @@ func drained(s *Site, r *Result) {
 		}
 	}
 	for _, one := range s.Sidecars {
-		said += one.Logged(`"msg":"tunnel draining"`)
+		said += one.Logged(`"msg":"the gateway goes away"`)
 	}
 	r.least("times that a drain's progress was seen", float64(r.progress.Load()), 1, "")
 	r.least("notices to sidecars", float64(said), 1, "")

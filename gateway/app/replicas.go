@@ -14,6 +14,7 @@ import (
 	"fairlead/gateway/store"
 	"fairlead/shared/errs"
 	"fairlead/shared/link"
+	"fairlead/shared/logging"
 	"fairlead/shared/ws"
 )
 
@@ -63,22 +64,47 @@ func (a *App) newPeer() (err error) {
 	if a.self.Address = c.Advertise; a.self.Address == "" {
 		a.self.Address = advertised(a.peer.Addr().(*net.TCPAddr), a.config().Store.Address)
 	}
+	if a.self.Address == "" {
+		a.log.Error("no address is known at which other replicas reach this one, and tunnels that come to them will be lost: set peer.advertise",
+			logging.FieldCode, errs.ConfigInvalid.String())
+	} else {
+		a.log.Info("other replicas reach this one", "address", a.self.Address)
+	}
 	return nil
 }
 
 // advertised is the address at which others most likely reach a port of this machine: the one that it listens on, or that it has
-// on the way to the store.
+// on the way to the store, or, when there is no way yet, the first that is not for this machine or link alone. Empty: there is none.
 func advertised(listens *net.TCPAddr, storeAddress string) string {
 	if !listens.IP.IsUnspecified() {
 		return listens.String()
 	}
-	first, _, _ := strings.Cut(storeAddress, ",")
-	conn, err := net.Dial("udp", strings.TrimSpace(first)) // sends nothing
-	if err != nil {
+	ip := towards(storeAddress)
+	if addresses, err := net.InterfaceAddrs(); ip == nil && err == nil {
+		for _, a := range addresses {
+			if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && (ip == nil || ip.To4() == nil && n.IP.To4() != nil) {
+				ip = n.IP
+			}
+		}
+	}
+	if ip == nil {
 		return ""
 	}
+	return (&net.TCPAddr{IP: ip, Port: listens.Port}).String()
+}
+
+// resolveTime bounds the search for the store's name.
+const resolveTime = 2 * time.Second
+
+// towards is this machine's address on the way to the first of some others; nil: there is no way.
+func towards(addresses string) net.IP {
+	first, _, _ := strings.Cut(addresses, ",")
+	conn, err := (&net.Dialer{Timeout: resolveTime}).Dial("udp", strings.TrimSpace(first)) // sends nothing
+	if err != nil {
+		return nil
+	}
 	defer conn.Close()
-	return (&net.TCPAddr{IP: conn.LocalAddr().(*net.UDPAddr).IP, Port: listens.Port}).String()
+	return conn.LocalAddr().(*net.UDPAddr).IP
 }
 
 // admit decides about a tunnel that another replica brings. The token is checked here: the owner trusts nobody else with that.

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -70,4 +71,22 @@ func TestAReplicaThatHasStoppedIsGone(t *testing.T) {
 	require.True(t, found)
 	assert.NotNil(t, record.Lost, "why it is over is there to be read")
 	tun.Wait()
+}
+
+// A gateway that begins while the store's name cannot be resolved can be reached all the same.
+func TestTheAddressForOtherReplicas(t *testing.T) {
+	all := &net.TCPAddr{IP: net.IPv6unspecified, Port: 8444}
+	assert.Equal(t, "192.0.2.1:7", advertised(&net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 7}, "192.0.2.2:6379"))
+	assert.Equal(t, "127.0.0.1:8444", advertised(all, " 127.0.0.1:6379,192.0.2.2:6379"), "as it is on the way to the store")
+
+	mine, err := net.InterfaceAddrs()
+	require.NoError(t, err)
+	reachable := map[string]bool{"": true}
+	for _, a := range mine {
+		if ip := a.(*net.IPNet).IP; ip.IsGlobalUnicast() {
+			reachable[net.JoinHostPort(ip.String(), "8444")] = true
+			delete(reachable, "")
+		}
+	}
+	assert.Contains(t, reachable, advertised(all, "redis.invalid:6379"))
 }

@@ -97,8 +97,7 @@ func (a *App) announce(ctx context.Context, holds *string) {
 	}
 	if list, err := a.store.Replicas(ctx); err == nil {
 		a.known.Store(&list)
-		a.sessions.Know(list)
-		a.limits.SetShare(cmp.Or(a.config().Store.Replicas, len(list)))
+		a.limits.SetShare(cmp.Or(a.config().Store.Replicas, a.sessions.Know(list)))
 	}
 	if now, err := a.store.Incarnation(ctx); err == nil && now != *holds {
 		if *holds != "" {

@@ -222,16 +222,6 @@ func (r *Revocations) Sync(ctx context.Context) (changed bool, err error) {
 	return changed, errors.Join(problem, r.putAll(ctx))
 }
 
-// Republish is Sync with a store that may have lost everything.
-func (r *Revocations) Republish(ctx context.Context) (changed bool, err error) {
-	if r != nil {
-		r.mu.Lock()
-		r.common.version = ""
-		r.mu.Unlock()
-	}
-	return r.Sync(ctx)
-}
-
 // known is which list need not be sent again.
 func (r *Revocations) known() string {
 	now := r.cfg.Now()

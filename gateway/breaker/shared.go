@@ -141,9 +141,6 @@ func (b *Breaker) Sync(ctx context.Context) error {
 	return nil
 }
 
-// Republish tells a store that has lost everything what this replica knows. It is Sync, which finds out what is missing.
-func (b *Breaker) Republish(ctx context.Context) error { return b.Sync(ctx) }
-
 // heard is what another replica told, and when this one heard of it first.
 type heard struct {
 	Circuit

@@ -159,7 +159,7 @@ func TestAnOperatorDecidesForAllReplicas(t *testing.T) {
 		require.NoError(t, a.SetMode("db", ForceOpen, "dan"))
 		synctest.Wait()
 		store.flush()
-		require.NoError(t, a.Republish(t.Context()))
+		require.NoError(t, a.Sync(t.Context()))
 		syncAll(t, all[2])
 		require.Equal(t, ForceOpen, all[2].Mode("db"))
 		time.Sleep(keepMode + time.Hour)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"fairlead/gateway/store"
@@ -89,7 +90,7 @@ func lost(t store.Tunnel) error {
 // askOwner brings a connection to the owner of its tunnel. One that is gone or cannot be reached loses the tunnel, in the
 // store first: nobody is told that a tunnel is lost that could still be resumed.
 func (l *leases) askOwner(ctx context.Context, hs *link.Handshake, t store.Tunnel, a Arrival, log *slog.Logger) (func(context.Context) error, error) {
-	if l.replaced(t) {
+	if l.replaced(ctx, t) {
 		return nil, l.fence(ctx, t, errs.OwnerGone, "replica "+t.Name+" has restarted, and its streams with it", log)
 	}
 	peers := l.r.cfg.Replicas.Peers
@@ -117,34 +118,6 @@ func (l *leases) askOwner(ctx context.Context, hs *link.Handshake, t store.Tunne
 	return nil, err
 }
 
-// replaced says whether the owner's name is another process's now, as far as is known.
-func (l *leases) replaced(t store.Tunnel) bool {
-	if t.Name == l.self.Name && t.Owner != l.self.ID {
-		return true
-	}
-	name, id := false, false
-	for _, r := range l.directory().listed {
-		name, id = name || r.Name == t.Name, id || r.ID == t.Owner
-	}
-	return name && !id
-}
-
-// alive says whether the owner has been heard of lately.
-func (l *leases) alive(ctx context.Context, t store.Tunnel) bool {
-	ctx, cancel := context.WithTimeout(ctx, storeWait)
-	defer cancel()
-	list, err := l.store.Replicas(ctx)
-	if err != nil {
-		list = l.directory().listed
-	}
-	for _, r := range list {
-		if r.ID == t.Owner {
-			return true
-		}
-	}
-	return false
-}
-
 // fence gives a tunnel up, unless its owner has taken another lane since it was found: then the sidecar is to try again.
 func (l *leases) fence(ctx context.Context, t store.Tunnel, code errs.Code, why string, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(ctx, storeWait)
@@ -164,17 +137,49 @@ func (l *leases) fence(ctx context.Context, t store.Tunnel, code errs.Code, why 
 	return errs.New(errs.OwnerUnknown, "replica %s holds the tunnel, cannot be reached from here, and has a newer connection of it", t.Name)
 }
 
-// mostAsking bounds the tunnels that are looked for at once: an invented id costs every replica a handshake.
-const mostAsking = 8
+// mostAsking bounds the tunnels that are looked for at once: an invented id costs every replica a handshake. One tenant does not get
+// all places.
+const (
+	mostAsking   = 8
+	mostOfTenant = mostAsking / 2
+)
+
+// asking counts those that look for a tunnel at every replica.
+type asking struct {
+	mu       sync.Mutex
+	all      int
+	byTenant map[string]int
+}
+
+func (a *asking) enter(tenant string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.all == mostAsking || a.byTenant[tenant] == mostOfTenant {
+		return false
+	}
+	if a.byTenant == nil {
+		a.byTenant = map[string]int{}
+	}
+	a.all++
+	a.byTenant[tenant]++
+	return true
+}
+
+func (a *asking) leave(tenant string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all--
+	if a.byTenant[tenant]--; a.byTenant[tenant] == 0 {
+		delete(a.byTenant, tenant)
+	}
+}
 
 // askAll looks for a tunnel at every replica that was known last, because the store cannot be asked, or (complete) has no record of it.
 func (l *leases) askAll(ctx context.Context, hs *link.Handshake, id link.ID, complete bool, a Arrival, log *slog.Logger) (func(context.Context) error, error) {
-	select {
-	case l.asking <- struct{}{}:
-		defer func() { <-l.asking }()
-	default:
-		return nil, errs.New(errs.OwnerUnknown, "%d other tunnels are being looked for already", mostAsking)
+	if !l.asking.enter(a.Who.Tenant) {
+		return nil, errs.New(errs.OwnerUnknown, "other tunnels are being looked for already, as many as may be")
 	}
+	defer l.asking.leave(a.Who.Tenant)
 	others, denied := 0, 0
 	known := l.directory()
 	for _, r := range append(slices.Clone(known.listed), known.missing...) {

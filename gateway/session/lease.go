@@ -20,7 +20,7 @@ import (
 // Replicas is how a Registry is one of several that work as one.
 type Replicas struct {
 	Store store.Store   // where tunnels' owners are known; nil: there are no others
-	Self  store.Replica // ID, Name and Address of this one
+	Self  store.Replica // ID, Name, Address and Started of this one
 	Peers Peers         // nil: others cannot be reached
 }
 
@@ -44,9 +44,10 @@ type leases struct {
 	self    store.Replica
 	log     *slog.Logger
 	known   atomic.Pointer[directory] // as seen last; nil: never
-	asking  chan struct{}             // taken by those that look for a tunnel at every replica
-	hurry   chan struct{}             // refresh now
-	flushed chan struct{}             // there are ends to tell
+	twin    atomic.Bool               // another process has this one's name, and lives
+	asking  asking
+	hurry   chan struct{} // refresh now
+	flushed chan struct{} // there are ends to tell
 
 	telling sync.Mutex // held while the store is told of ends
 	mu      sync.Mutex
@@ -56,7 +57,7 @@ type leases struct {
 }
 
 func newLeases(r *Registry, cfg Config) *leases {
-	l := &leases{r: r, store: cfg.Replicas.Store, self: cfg.Replicas.Self, log: cfg.Logger, asking: make(chan struct{}, mostAsking), hurry: make(chan struct{}, 1), flushed: make(chan struct{}, 1),
+	l := &leases{r: r, store: cfg.Replicas.Store, self: cfg.Replicas.Self, log: cfg.Logger, hurry: make(chan struct{}, 1), flushed: make(chan struct{}, 1),
 		losses: cfg.Metrics.NewCounter("fairlead_gateway_lease_losses_total"),
 		untold: cfg.Metrics.NewCounter("fairlead_gateway_tunnel_ends_untold_total")}
 	return l
@@ -251,51 +252,6 @@ func (r *Registry) Fenced(id string) {
 	if r.leases != nil && r.named(id) != nil {
 		notify(r.leases.hurry)
 	}
-}
-
-// missed is how long a replica is remembered that the directory does not list any more: it may be cut off from the store only.
-const missed = time.Minute
-
-// Know takes the directory of replicas.
-func (r *Registry) Know(replicas []store.Replica) {
-	if r.leases != nil {
-		r.leases.know(replicas)
-	}
-}
-
-// know takes the directory, and keeps those that are missing in it for a while, unless another process has their name.
-func (l *leases) know(replicas []store.Replica) {
-	now := l.r.cfg.Now()
-	next := directory{listed: replicas, seen: map[string]time.Time{}}
-	for _, r := range replicas {
-		next.seen[r.ID] = now
-	}
-	if was := l.known.Load(); was != nil {
-		for _, r := range append(was.listed, was.missing...) {
-			_, listed := next.seen[r.ID]
-			renamed := slices.ContainsFunc(replicas, func(other store.Replica) bool { return other.Name == r.Name })
-			if !listed && !renamed && now.Sub(was.seen[r.ID]) < missed {
-				next.missing = append(next.missing, r)
-				next.seen[r.ID] = was.seen[r.ID]
-			}
-		}
-	}
-	l.known.Store(&next)
-}
-
-// directory is who is there.
-type directory struct {
-	listed  []store.Replica
-	missing []store.Replica // that were listed a while ago
-	seen    map[string]time.Time
-}
-
-// directory lists the replicas that were seen lately, this one too.
-func (l *leases) directory() directory {
-	if known := l.known.Load(); known != nil {
-		return *known
-	}
-	return directory{}
 }
 
 // named finds a tunnel by its ID in hexadecimal.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -31,9 +32,11 @@ type replica struct {
 	*world
 	c     *replicas
 	n     int
+	name  string
 	life  int
 	self  store.Replica
 	store *cutStore
+	slow  chan struct{} // what it brings to others waits until this is closed; nil: for nothing
 	stop  context.CancelFunc
 	ended chan struct{}
 }
@@ -88,6 +91,9 @@ func (s *cutStore) Replicas(ctx context.Context) ([]store.Replica, error) {
 
 // Bring hands a connection over inside the process, as gateway/peer does between processes.
 func (r *replica) Bring(_ context.Context, to store.Replica, a session.Arrival, hs *link.Handshake) (func(context.Context) error, error) {
+	if r.slow != nil {
+		<-r.slow
+	}
 	for _, other := range r.c.all {
 		if other.self.Address != to.Address {
 			continue
@@ -118,7 +124,7 @@ func (r *replica) Bring(_ context.Context, to store.Replica, a session.Arrival, 
 func newReplicas(t *testing.T, n int) *replicas {
 	c := &replicas{t: t, shared: store.NewMemory(store.MemoryConfig{}), apart: map[[2]int]bool{}}
 	for i := range n {
-		c.all = append(c.all, &replica{c: c, n: i})
+		c.all = append(c.all, &replica{c: c, n: i, name: fmt.Sprintf("gw-%d", i)})
 		c.all[i].start()
 	}
 	c.know()
@@ -127,11 +133,10 @@ func newReplicas(t *testing.T, n int) *replicas {
 
 func (r *replica) start() {
 	r.life++
-	name := fmt.Sprintf("gw-%d", r.n)
-	r.self = store.Replica{ID: fmt.Sprintf("%s/%d", name, r.life), Name: name, Address: name + ":8444"}
+	r.self = store.Replica{ID: fmt.Sprintf("%s/%d.%d", r.name, r.n, r.life), Name: r.name, Address: fmt.Sprintf("gw-%d:8444", r.n), Started: time.Now()}
 	r.store = &cutStore{Store: r.c.shared}
 	r.world = newWorld(r.c.t, func(cfg *session.Config, _ *session.OpenerConfig) {
-		cfg.Link.Replica = name
+		cfg.Link.Replica = r.name
 		cfg.Replicas = session.Replicas{Store: r.store, Self: r.self, Peers: r}
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -250,6 +255,52 @@ func TestAnOwnerThatHasRestarted(t *testing.T) {
 			s.over()
 		})
 	}
+}
+
+// A directory that is older than the owner does not make it one that was replaced.
+//
+// Verifies: R1.7, R8.5
+func TestAnOwnerThatIsNewerThanTheDirectory(t *testing.T) {
+	inReplicas(t, 2, func(t *testing.T, c *replicas) {
+		owner, other := c.all[0], c.all[1]
+		require.NoError(t, c.shared.Withdraw(t.Context(), owner.self.ID))
+		owner.crash()
+		require.NoError(t, c.shared.Announce(t.Context(), owner.self, 15*time.Second)) // of which the other one has not heard
+		s := owner.mustConnect(alice())
+		st := s.open(t)
+		s.cut()
+		require.NoError(t, other.resume(s, alice()))
+		require.NoError(t, st.CloseWrite())
+		_, err := io.ReadAll(st)
+		require.NoError(t, err)
+		assert.Len(t, owner.List(), 1)
+		s.leave()
+	})
+}
+
+// Replicas that were given one name are told so, and do not give up each other's tunnels.
+func TestReplicasOfOneName(t *testing.T) {
+	inReplicas(t, 2, func(t *testing.T, c *replicas) {
+		first, second := c.all[0], c.all[1]
+		second.end()
+		require.NoError(t, c.shared.Withdraw(t.Context(), second.self.ID))
+		pass(time.Second)
+		second.name = first.name
+		second.start()
+		c.know()
+		assert.Contains(t, first.log.String(), "ANOTHER REPLICA HAS THE NAME OF THIS ONE")
+		assert.NotContains(t, second.log.String(), "ANOTHER REPLICA", "it may have taken the place of the other one")
+		pass(2 * time.Minute)
+		c.know()
+		c.know()
+		for _, r := range c.all {
+			assert.Equal(t, 1, strings.Count(r.log.String(), "ANOTHER REPLICA"), "once")
+		}
+		s := first.mustConnect(alice())
+		s.cut()
+		require.NoError(t, second.resume(s, alice()))
+		s.leave()
+	})
 }
 
 // Verifies: R8.5
@@ -374,6 +425,58 @@ func TestWithoutTheStoreReplicasAskEachOther(t *testing.T) {
 		for _, r := range c.all {
 			r.store.cut.Store(false)
 		}
+	})
+}
+
+// What a tenant makes up costs it a part of the places where tunnels are looked for, and others none of theirs.
+//
+// Verifies: R4.1
+func TestATenantDoesNotKeepOthersFromBeingLookedFor(t *testing.T) {
+	inReplicas(t, 2, func(t *testing.T, c *replicas) {
+		owner, other := c.all[0], c.all[1]
+		bob := alice()
+		bob.Tenant, bob.Subject = "shipping", "bob"
+		var all []*sidecar
+		for _, who := range []session.Identity{alice(), alice(), alice(), alice(), alice(), bob} {
+			s := owner.mustConnect(who)
+			s.cut()
+			all = append(all, s)
+		}
+		owner.store.cut.Store(true)
+		other.store.cut.Store(true)
+		other.slow = make(chan struct{})
+		answers := make(chan error, len(all))
+		for _, s := range all[:4] {
+			go func() { answers <- other.resume(s, alice()) }()
+		}
+		synctest.Wait()
+		require.ErrorIs(t, other.resume(all[4], alice()), errs.OwnerUnknown)
+		go func() { answers <- other.resume(all[5], bob) }()
+		synctest.Wait()
+		close(other.slow)
+		for range 5 {
+			require.NoError(t, <-answers)
+		}
+		require.NoError(t, other.resume(all[4], alice()), "there is room again")
+		for _, s := range all {
+			s.leave()
+		}
+		for _, r := range c.all {
+			r.store.cut.Store(false)
+		}
+	})
+}
+
+func TestAReplicaThatIsMissingForAMomentCounts(t *testing.T) {
+	inReplicas(t, 1, func(t *testing.T, c *replicas) {
+		r := c.all[0]
+		three := []store.Replica{r.self, {ID: "b/1", Name: "b"}, {ID: "c/1", Name: "c"}}
+		assert.Equal(t, 3, r.Know(three))
+		pass(time.Second)
+		assert.Equal(t, 3, r.Know(three[:1]), "the store was emptied")
+		assert.Equal(t, 3, r.Know([]store.Replica{r.self, {ID: "b/2", Name: "b"}}), "one of them has restarted")
+		pass(time.Minute)
+		assert.Equal(t, 1, r.Know(three[:1]), "they are gone")
 	})
 }
 

@@ -27,8 +27,12 @@ func (s *slot) goAway(g link.GoAway) {
 		n.at = was.at
 	}
 	s.asked = n
+	if s.due == nil { // one timer, however often the gateway says it
+		s.due = time.AfterFunc(time.Until(n.at), s.p.nudge)
+	} else {
+		s.due.Reset(time.Until(n.at))
+	}
 	s.mu.Unlock()
-	time.AfterFunc(time.Until(n.at), s.p.nudge)
 	if was != nil && was.reason.Code == n.reason.Code {
 		return
 	}

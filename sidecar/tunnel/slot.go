@@ -47,6 +47,7 @@ type slot struct {
 	endpoint string         // of the current or last attempt
 	via      string         // the replica that the lane ends at, if it is another one than the owner's
 	asked    *notice        // its gateway wants it elsewhere
+	due      *time.Timer    // until the pool is to look at that; nil: it never did
 	opens    []*link.Stream // begun since then, of which it is not known whether the gateway took them
 	refusing bool           // it did not: it takes no new streams any more
 	cramped  bool           // there is no room for its replacement beside it
