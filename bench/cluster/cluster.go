@@ -94,7 +94,7 @@ func on(ctx context.Context, o Options, r *Result, name string, cfg Config, f fu
 
 // onPrepared is on with a site whose gateways and sidecars f starts.
 func onPrepared(ctx context.Context, o Options, r *Result, name string, cfg Config, f func(s *Site) error) (err error) {
-	cfg.Dir, cfg.Bin, cfg.Seed = filepath.Join(o.Dir, name), o.Bin, o.Seed
+	cfg.Dir, cfg.Bin, cfg.Seed, cfg.Patient = filepath.Join(o.Dir, name), o.Bin, o.Seed, o.Short
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return err
 	}

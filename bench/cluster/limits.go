@@ -27,7 +27,6 @@ const (
 func limits(ctx context.Context, o Options, r *Result) error {
 	cfg := Config{Gateway: func(_ int, c *gatewayconfig.Config) {
 		c.Tiers = map[string]gatewayconfig.Tier{gatewayconfig.DefaultTier: {OpensPerMinute: limitOpens, Burst: limitBurst, Tunnels: limitTunnels, Streams: limitStreams}}
-		c.Store.Timeout = time.Second // a machine that is busy is not without a Redis
 	}}
 	return on(ctx, o, r, "limits", cfg, func(s *Site) error {
 		t := newTraffic(ctx, r, o.Seed)

@@ -119,6 +119,9 @@ func (s *Site) configureStore(c *gatewayconfig.Config, r *Replica) {
 	}
 	if c.Store.Kind == gatewayconfig.StoreRedis {
 		c.Store.Replicas = s.cfg.Replicas
+		if s.cfg.Patient {
+			c.Store.Timeout = time.Second
+		}
 	}
 }
 

@@ -47,6 +47,7 @@ type Config struct {
 	Sentinel bool   // two Redis with a Sentinel before them
 	Seed     uint64 // of the balancer
 	Check    balancer.Check
+	Patient  bool // the gateways give Redis a second to answer: on a machine that is busy it is not gone by that
 
 	// Gateway and Sidecar change the configurations of each program before it starts; nil: not.
 	Gateway func(replica int, c *gatewayconfig.Config)

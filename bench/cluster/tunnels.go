@@ -166,6 +166,7 @@ type rider struct {
 	made    int       // tunnels
 	resumed int
 	refused map[errs.Code]int // attempts that failed, by code
+	last    error             // of the last of them
 	busy    sync.RWMutex      // held by who uses the tunnel, so that it is not ended meanwhile
 }
 
@@ -241,6 +242,7 @@ func (r *rider) count(err error) {
 		r.refused = map[errs.Code]int{}
 	}
 	r.refused[errs.CodeOf(err)]++
+	r.last = err
 }
 
 // drop ends the tunnel.

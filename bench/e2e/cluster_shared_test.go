@@ -18,7 +18,7 @@ import (
 // clusterSite starts gateways that share a Redis, without sidecars.
 func clusterSite(t *testing.T, cfg cluster.Config) *cluster.Site {
 	t.Helper()
-	cfg.Dir, cfg.Bin = t.TempDir(), clusterBin(t)
+	cfg.Dir, cfg.Bin, cfg.Patient = t.TempDir(), clusterBin(t), true
 	s, err := cluster.Start(t.Context(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() {
