@@ -44,7 +44,9 @@ type leases struct {
 	self    store.Replica
 	log     *slog.Logger
 	known   atomic.Pointer[directory] // as seen last; nil: never
-	asking  chan struct{}             // taken by those that look for a tunnel at every replica
+	finding *turns                    // of those that ask the store for a tunnel
+	asking  *turns                    // of those that look for a tunnel at every replica
+	ways    ways                      // to other replicas
 	hurry   chan struct{}             // refresh now
 	flushed chan struct{}             // there are ends to tell
 
@@ -56,7 +58,7 @@ type leases struct {
 }
 
 func newLeases(r *Registry, cfg Config) *leases {
-	l := &leases{r: r, store: cfg.Replicas.Store, self: cfg.Replicas.Self, log: cfg.Logger, asking: make(chan struct{}, mostAsking), hurry: make(chan struct{}, 1), flushed: make(chan struct{}, 1),
+	l := &leases{r: r, store: cfg.Replicas.Store, self: cfg.Replicas.Self, log: cfg.Logger, finding: newTurns(mostFinding), asking: newTurns(mostAsking), hurry: make(chan struct{}, 1), flushed: make(chan struct{}, 1),
 		losses: cfg.Metrics.NewCounter("fairlead_gateway_lease_losses_total"),
 		untold: cfg.Metrics.NewCounter("fairlead_gateway_tunnel_ends_untold_total")}
 	return l
