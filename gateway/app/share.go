@@ -46,6 +46,7 @@ func (a *App) share(ctx context.Context) error {
 	defer announce.Stop()
 	defer pull.Stop()
 	var holds string // the store's incarnation
+	var twin string  // that was warned of
 	for {
 		select {
 		case <-ctx.Done():
@@ -56,6 +57,7 @@ func (a *App) share(ctx context.Context) error {
 			a.pull(ctx)
 		case <-announce.C:
 			a.announce(ctx, &holds)
+			a.warnOfTwin(&twin)
 			announce.Reset(jittered(announceEvery))
 		case <-news:
 			a.pull(ctx)
@@ -104,6 +106,30 @@ func (a *App) announce(ctx context.Context, holds *string) {
 		a.sessions.Refresh()
 		a.pull(ctx) // circuits and revocations are compared, both ways
 	}
+}
+
+// warnOfTwin says once that another process has this one's name. One that is there only because it ended without a word, and
+// this one has taken its place, is not meant.
+func (a *App) warnOfTwin(warned *string) {
+	known := a.known.Load()
+	if known == nil || time.Since(a.started) < 2*announceTTL {
+		return
+	}
+	if other, ok := twinOf(a.self, *known); ok && other.ID != *warned {
+		*warned = other.ID
+		a.log.Warn("another replica has the name of this one: give each its own with --instance, or nobody can tell them apart",
+			"name", a.self.Name, "address", other.Address, "started", other.Started.UTC().Format(time.RFC3339))
+	}
+}
+
+// twinOf finds another process by the same name.
+func twinOf(self store.Replica, list []store.Replica) (twin store.Replica, ok bool) {
+	for _, r := range list {
+		if r.Name == self.Name && r.ID != self.ID {
+			return r, true
+		}
+	}
+	return twin, false
 }
 
 // withdraw takes this replica out of the directory.

@@ -127,16 +127,17 @@ func (l *leases) askOwner(ctx context.Context, hs *link.Handshake, t store.Tunne
 	return nil, err
 }
 
-// replaced says whether the owner's name is another process's now, as far as is known.
+// replaced says whether the owner's name is another process's now, as far as is known. Two that are there with one name are a
+// mistake, but not a reason to give up the tunnels of both.
 func (l *leases) replaced(t store.Tunnel) bool {
-	if t.Name == l.self.Name && t.Owner != l.self.ID {
-		return true
-	}
-	name, id := false, false
+	named := t.Name == l.self.Name && t.Owner != l.self.ID
 	for _, r := range l.directory().listed {
-		name, id = name || r.Name == t.Name, id || r.ID == t.Owner
+		if r.ID == t.Owner {
+			return false
+		}
+		named = named || r.Name == t.Name
 	}
-	return name && !id
+	return named
 }
 
 // alive says whether the owner has been heard of lately.
