@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"fairlead/gateway/store"
@@ -52,10 +51,10 @@ func (r *Registry) seek(ctx context.Context, hs *link.Handshake, id link.ID, a A
 	if l == nil || a.Via != "" { // who brings it has looked already
 		return nil, false, unknown(id)
 	}
-	asking, cancel := context.WithTimeout(ctx, storeWait)
-	t, ok, err := l.store.Find(asking, id.String())
-	cancel()
+	t, ok, err := l.find(ctx, id, a.Who.Tenant)
 	switch {
+	case errs.CodeOf(err) == errs.OwnerUnknown:
+		return nil, true, err
 	case err != nil || !ok: // an owner that could not reach the store has entered nothing
 		carry, err = l.askAll(ctx, hs, id, err == nil, a, log)
 	case t.Tenant != a.Who.Tenant || t.Subject != a.Who.Subject || t.Issuer != a.Who.Issuer:
@@ -67,6 +66,19 @@ func (r *Registry) seek(ctx context.Context, hs *link.Handshake, id link.ID, a A
 		carry, err = l.askOwner(ctx, hs, t, a, log)
 	}
 	return carry, !gone(err), err
+}
+
+// find asks the store for a record, a few at a time: when all tunnels come at once, their number must not make the store look
+// as if it did not answer. OwnerUnknown: it was not asked.
+func (l *leases) find(ctx context.Context, id link.ID, tenant string) (store.Tunnel, bool, error) {
+	give, err := l.finding.take(ctx, tenant)
+	if err != nil {
+		return store.Tunnel{}, false, err
+	}
+	defer give()
+	ctx, cancel := context.WithTimeout(ctx, storeWait)
+	defer cancel()
+	return l.store.Find(ctx, id.String())
 }
 
 // gone says whether an answer to a resume is for good.
@@ -93,13 +105,10 @@ func (l *leases) askOwner(ctx context.Context, hs *link.Handshake, t store.Tunne
 	if l.replaced(ctx, t) {
 		return nil, l.fence(ctx, t, errs.OwnerGone, "replica "+t.Name+" has restarted, and its streams with it", log)
 	}
-	peers := l.r.cfg.Replicas.Peers
-	if peers == nil || t.Address == "" {
+	if l.r.cfg.Replicas.Peers == nil || t.Address == "" {
 		return nil, l.fence(ctx, t, errs.OwnerUnreachable, "replica "+t.Name+" holds the tunnel, and there is no peer port to reach it", log)
 	}
-	reaching, cancel := context.WithTimeout(ctx, reach)
-	defer cancel()
-	carry, err := peers.Bring(reaching, store.Replica{ID: t.Owner, Name: t.Name, Address: t.Address}, a, hs)
+	carry, err := l.bring(ctx, hs, t, a)
 	switch errs.CodeOf(err) {
 	case 0:
 		log.Info("tunnel resumed at another replica", "owner", t.Name)
@@ -137,49 +146,19 @@ func (l *leases) fence(ctx context.Context, t store.Tunnel, code errs.Code, why 
 	return errs.New(errs.OwnerUnknown, "replica %s holds the tunnel, cannot be reached from here, and has a newer connection of it", t.Name)
 }
 
-// mostAsking bounds the tunnels that are looked for at once: an invented id costs every replica a handshake. One tenant does not get
-// all places.
 const (
-	mostAsking   = 8
-	mostOfTenant = mostAsking / 2
+	mostFinding = 32 // tunnels that the store is asked for at once
+	// mostAsking bounds the tunnels that are looked for at every replica at once: an invented id costs each a handshake.
+	mostAsking = 8
 )
-
-// asking counts those that look for a tunnel at every replica.
-type asking struct {
-	mu       sync.Mutex
-	all      int
-	byTenant map[string]int
-}
-
-func (a *asking) enter(tenant string) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.all == mostAsking || a.byTenant[tenant] == mostOfTenant {
-		return false
-	}
-	if a.byTenant == nil {
-		a.byTenant = map[string]int{}
-	}
-	a.all++
-	a.byTenant[tenant]++
-	return true
-}
-
-func (a *asking) leave(tenant string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.all--
-	if a.byTenant[tenant]--; a.byTenant[tenant] == 0 {
-		delete(a.byTenant, tenant)
-	}
-}
 
 // askAll looks for a tunnel at every replica that was known last, because the store cannot be asked, or (complete) has no record of it.
 func (l *leases) askAll(ctx context.Context, hs *link.Handshake, id link.ID, complete bool, a Arrival, log *slog.Logger) (func(context.Context) error, error) {
-	if !l.asking.enter(a.Who.Tenant) {
-		return nil, errs.New(errs.OwnerUnknown, "other tunnels are being looked for already, as many as may be")
+	give, err := l.asking.take(ctx, a.Who.Tenant)
+	if err != nil {
+		return nil, err
 	}
-	defer l.asking.leave(a.Who.Tenant)
+	defer give()
 	others, denied := 0, 0
 	known := l.directory()
 	for _, r := range append(slices.Clone(known.listed), known.missing...) {

