@@ -14,13 +14,14 @@ import (
 
 	"fairlead/gateway/config"
 	"fairlead/gateway/store"
+	"fairlead/shared/errs"
 	"fairlead/shared/link"
 	"fairlead/shared/testbed"
 	"fairlead/shared/ws"
 )
 
 // shares lets the site's gateways share a Redis, which the test reaches too.
-func (s *site) shares() store.Store {
+func (s *site) shares() (*testbed.Redis, store.Store) {
 	s.t.Helper()
 	redis := testbed.NewRedis(s.t)
 	s.cfg.Store.Kind, s.cfg.Store.Address, s.cfg.Store.Timeout = config.StoreRedis, redis.Addr(), time.Second
@@ -30,7 +31,7 @@ func (s *site) shares() store.Store {
 	seen, err := store.NewRedis(store.RedisConfig{Addresses: []string{redis.Addr()}, Prefix: s.cfg.Store.Prefix, Timeout: time.Second})
 	require.NoError(s.t, err)
 	s.t.Cleanup(func() { assert.NoError(s.t, seen.Close()) })
-	return seen
+	return redis, seen
 }
 
 // A replica that stops in order leaves nothing that others would have to wait for: it is out of the directory, and its tenants'
@@ -39,7 +40,7 @@ func (s *site) shares() store.Store {
 // Verifies: R8.5
 func TestAReplicaThatHasStoppedIsGone(t *testing.T) {
 	s := newSite(t)
-	shared := s.shares()
+	_, shared := s.shares()
 	a, stop := s.run()
 	token, err := s.issuer.Valid("dev", time.Hour)
 	require.NoError(t, err)
@@ -89,4 +90,42 @@ func TestTheAddressForOtherReplicas(t *testing.T) {
 		}
 	}
 	assert.Contains(t, reachable, advertised(all, "redis.invalid:6379"))
+}
+
+// The host key that one replica has seen first counts at the others, also when the store was emptied meanwhile.
+//
+// Verifies: R7.5
+func TestReplicasShareHostKeys(t *testing.T) {
+	s := newSite(t)
+	redis, _ := s.shares()
+	sshd := testbed.NewSSHD(t, testbed.SSHDConfig{})
+	var b config.Backend
+	b.SetDefaults()
+	b.Address, b.User, b.KeyFile, b.HostKeys.Mode = sshd.Addr(), sshd.User(), sshd.KeyFile(), config.HostKeysFirstUse
+	var r config.Route
+	r.SetDefaults()
+	r.Backend, r.Mode, r.Target = "db", config.ModeForward, s.back.Addr().String()
+	s.cfg.Backends["db"], s.cfg.Routes["db"] = b, r
+	s.cfg.Policy[0].Routes = append(s.cfg.Policy[0].Routes, "db")
+	keys := func() string {
+		found, err := redis.Do("KEYS", "*{k*")
+		require.NoError(t, err)
+		return found
+	}
+
+	first, _ := s.run()
+	conn, err := s.dialRoute(first, "db")
+	require.NoError(t, err)
+	defer conn.Abort()
+	require.NotEmpty(t, keys())
+	_, err = redis.Do("FLUSHALL")
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return keys() != "" }, time.Minute, 10*time.Millisecond)
+
+	sshd.Stop()
+	testbed.NewSSHD(t, testbed.SSHDConfig{Listen: sshd.Addr()})
+	s.opts.Instance = "gw-2"
+	second, _ := s.run()
+	_, err = s.dialRoute(second, "db")
+	require.ErrorIs(t, err, errs.HostKeyRefused)
 }

@@ -10,8 +10,13 @@ import (
 	"fairlead/shared/logging"
 )
 
-// missed is how long a replica is remembered that the directory does not list any more: it may be cut off from the store only.
-const missed = time.Minute
+const (
+	// missed is how long a replica is remembered that the directory does not list any more: it may be cut off from the store only.
+	missed = time.Minute
+	// unseen is how much of the time counts for that in which there was no directory: when a store that was away is back, others
+	// enter themselves after this one, and until then are as likely to be there as they were.
+	unseen = 10 * time.Second
+)
 
 // Know takes the directory of replicas. It returns how many there are, with those that are missing in it for no longer than a
 // moment: a store that was emptied does not make this one the only one.
@@ -27,17 +32,18 @@ func (r *Registry) Know(replicas []store.Replica) int {
 // know takes the directory, and keeps those that are missing in it for a while, unless another process has their name.
 func (l *leases) know(replicas []store.Replica) {
 	now := l.r.cfg.Now()
-	next := directory{listed: replicas, seen: map[string]time.Time{}}
+	next := directory{at: now, listed: replicas, seen: map[string]time.Time{}}
 	for _, r := range replicas {
 		next.seen[r.ID] = now
 	}
 	if was := l.known.Load(); was != nil {
+		skipped := max(now.Sub(was.at)-unseen, 0)
 		for _, r := range slices.Concat(was.listed, was.missing) {
 			_, listed := next.seen[r.ID]
 			renamed := slices.ContainsFunc(replicas, func(other store.Replica) bool { return other.Name == r.Name })
-			if !listed && !renamed && now.Sub(was.seen[r.ID]) < missed {
+			if seen := was.seen[r.ID].Add(skipped); !listed && !renamed && now.Sub(seen) < missed {
 				next.missing = append(next.missing, r)
-				next.seen[r.ID] = was.seen[r.ID]
+				next.seen[r.ID] = seen
 			}
 		}
 	}
@@ -59,6 +65,7 @@ func (l *leases) lookForTwin(replicas []store.Replica, now time.Time) {
 
 // directory is who is there.
 type directory struct {
+	at      time.Time // when it was taken
 	listed  []store.Replica
 	missing []store.Replica // that were listed a while ago
 	seen    map[string]time.Time

@@ -439,8 +439,34 @@ func TestAReplicaThatIsMissingForAMomentCounts(t *testing.T) {
 		pass(time.Second)
 		assert.Equal(t, 3, r.Know(three[:1]), "the store was emptied")
 		assert.Equal(t, 3, r.Know([]store.Replica{r.self, {ID: "b/2", Name: "b"}}), "one of them has restarted")
-		pass(time.Minute)
+		pass(time.Hour)
+		assert.Equal(t, 3, r.Know([]store.Replica{r.self, {ID: "b/2", Name: "b"}}), "the store was away")
+		for range 12 {
+			pass(5 * time.Second)
+			r.Know(three[:1])
+		}
 		assert.Equal(t, 1, r.Know(three[:1]), "they are gone")
+	})
+}
+
+// When a store comes back empty after a long time, who enters itself first does not take the others for gone.
+//
+// Verifies: R8.5
+func TestAStoreThatIsBackEmptyAfterLong(t *testing.T) {
+	inReplicas(t, 2, func(t *testing.T, c *replicas) {
+		owner, other := c.all[0], c.all[1]
+		for _, r := range c.all {
+			r.store.cut.Store(true)
+		}
+		s := owner.mustConnect(alice())
+		pass(50 * time.Minute)
+		s.cut()
+		synctest.Wait()
+		other.store.cut.Store(false)
+		other.Know([]store.Replica{other.self})
+		require.NoError(t, other.resume(s, alice()))
+		s.leave()
+		owner.store.cut.Store(false)
 	})
 }
 
