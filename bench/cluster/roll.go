@@ -12,16 +12,16 @@ import (
 // mostLatency is how many times longer opens may take during a rolling restart, at the 99th percentile.
 const mostLatency = 5
 
-// roll restarts one replica after the other, in order, under connections that each end within half of the drain time, and
+// roll restarts one replica after the other, in order, under connections that each end within half of the drain time or less, and
 // while new ones are made all the time.
 func roll(ctx context.Context, o Options, r *Result) error {
-	drain := pick(o, 10*time.Second, 4*time.Second)
+	drain, longest := 10*time.Second, pick(o, 5*time.Second, time.Second)
 	cfg := Config{Sidecars: pick(o, 3, 2), Check: balancer.TLS, Gateway: func(_ int, c *gatewayconfig.Config) { c.Shutdown.Drain = drain }}
 	return on(ctx, o, r, "roll", cfg, func(s *Site) error {
 		t := newTraffic(ctx, r, o.Seed)
 		defer t.abandon()
-		for n := range pick(o, 200, 40) {
-			t.worker(n, lasting(drain/2), s.through(RouteEcho), 0)
+		for n := range pick(o, 200, 16) {
+			t.worker(n, lasting(longest), s.through(RouteEcho), 0)
 		}
 		opens := newTraffic(ctx, r, o.Seed+1)
 		defer opens.abandon()

@@ -32,6 +32,9 @@ func storm(ctx context.Context, o Options, r *Result) error {
 		if err := Until(ctx, 2*time.Minute, "all tunnels are up", func() bool { return rs.up() == n }, s.Err); err != nil {
 			return r.stop("%v", err)
 		}
+		if err := s.awaitLeases(ctx, n); err != nil {
+			return r.stop("%v", err)
+		}
 		victim := s.Replicas[0]
 		hit, others := rs.split(victim.Name)
 		r.least("tunnels of the killed replica", float64(len(hit)), 1, "")
@@ -60,6 +63,25 @@ func storm(ctx context.Context, o Options, r *Result) error {
 		stormFigures(ctx, s, r, hit, others, opens.Load(), failed.Load())
 		return nil
 	})
+}
+
+// awaitLeases waits until the store knows whose each tunnel is. On a machine that is busy it may learn that late.
+func (s *Site) awaitLeases(ctx context.Context, tunnels int) error {
+	return Until(ctx, readyTimeout, "the store knows all tunnels", func() bool {
+		held := 0
+		for _, one := range s.Replicas {
+			var said struct {
+				Leases struct {
+					Held int `json:"held"`
+				} `json:"leases"`
+			}
+			if one.Get(ctx, "/api/replicas", &said) != nil {
+				return false
+			}
+			held += said.Leases.Held
+		}
+		return held == tunnels
+	}, s.Err)
 }
 
 // split sorts the riders by whether their tunnel is a replica's.

@@ -97,7 +97,7 @@ type clusterBackend struct {
 // Verifies: R5.7, R5.8
 func TestClusterCircuits(t *testing.T) {
 	t.Parallel()
-	const failures, retryAfter = 5, 3 * time.Second
+	const failures, retryAfter = 5, 2 * time.Second
 	s := clusterSite(t, cluster.Config{Gateway: func(_ int, c *gatewayconfig.Config) {
 		c.Breaker.Failures, c.Breaker.RetryAfter = failures, retryAfter
 	}})
@@ -120,9 +120,11 @@ func TestClusterCircuits(t *testing.T) {
 		await(t, fmt.Sprintf("the circuit is open at replica %d", n), func() bool { return state(n).Breaker != "closed" })
 	}
 
-	// Each round of opens is refused but for those that are probes: one in each time, of all replicas together.
+	// Each round of opens is refused but for those that are probes: one in each time, of all replicas together. One may be too
+	// many, when a replica hears late of a probe that has failed; each for itself they would make three times as many.
+	const times = 3
 	probes, refused := 0, 0
-	for probes < 2 {
+	for time.Since(opened) < times*retryAfter+retryAfter/2 {
 		for n := range tunnels {
 			switch _, err := tunnels[n].Talk(cluster.RouteBroken); errs.CodeOf(err) {
 			case errs.BackendUnreachable:
@@ -133,9 +135,9 @@ func TestClusterCircuits(t *testing.T) {
 				require.NoError(t, err, "the backend takes no connections")
 			}
 		}
-		require.Less(t, time.Since(opened), patience)
 	}
-	assert.LessOrEqual(t, probes, int(time.Since(opened)/retryAfter), "probes after %v", time.Since(opened))
+	assert.Positive(t, probes)
+	assert.LessOrEqual(t, probes, int(time.Since(opened)/retryAfter)+1, "probes after %v", time.Since(opened))
 	assert.Positive(t, refused)
 
 	require.NoError(t, s.Backend.Accept())

@@ -99,7 +99,7 @@ func (p *Pool) survey(s *slot, u *use, several bool, now time.Time) {
 	s.watchOpens()
 	s.mu.Lock()
 	t, state, rate, leaving, asked := s.tunnel, s.machine.state, s.busy.rate, s.leaving, s.asked
-	stalled := t != nil && state == Resuming && several && (s.rounds > 0 || now.Sub(s.machine.since) > resumeAlone)
+	stalled := t != nil && state == Resuming && (s.sought || several && (s.rounds > 0 || now.Sub(s.machine.since) > resumeAlone))
 	s.mu.Unlock()
 	n := 0
 	if t != nil {

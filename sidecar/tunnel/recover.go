@@ -17,6 +17,7 @@ func (s *slot) recover(ctx context.Context, err error, served bool) bool {
 	t, attempt, endpoint, leaving := s.tunnel, s.attempt, s.endpoint, s.leaving
 	if t != nil && !served {
 		s.rounds++
+		s.sought = errors.Is(err, errs.OwnerUnknown)
 		if s.asked != nil { // it may not come back
 			s.asked = &notice{at: time.Now(), reason: s.asked.reason}
 		}

@@ -56,6 +56,7 @@ type slot struct {
 	hushed   bool           // only the log of debugging is told of changes
 	doubt    bool           // its gateway is silent: no new streams, as long as others can take them
 	rounds   int            // at resuming, that have failed since the lane was lost
+	sought   bool           // gateways answer, but cannot find out who owns the tunnel
 	attempt  int
 	waited   time.Duration // before the next attempt
 	lastErr  error
@@ -148,7 +149,7 @@ func (s *slot) drop(err error) {
 func (s *slot) serve(ctx context.Context, lane *link.Lane) error {
 	s.mu.Lock()
 	t, home, endpoint, via, attempt, first := s.tunnel, s.home, s.endpoint, s.via, s.attempt, s.rounds == 0
-	s.attempt, s.rounds, s.doubt, s.hushed = 0, 0, false, false
+	s.attempt, s.rounds, s.sought, s.doubt, s.hushed = 0, 0, false, false, false
 	s.mu.Unlock()
 	s.move(Connected, Event{Attempt: attempt, Endpoint: endpoint, Reason: "tunnel " + t.Name() + at(t.Replica(), via)}, nil)
 	s.moveIf(func() bool { return s.leaving && s.machine.state == Connected }, Draining, Event{Reason: "it takes no new streams"}, nil)

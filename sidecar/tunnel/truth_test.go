@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -119,6 +120,30 @@ func TestAnOwnerThatIsUnknownForNowIsTriedAgain(t *testing.T) {
 	events := r.Status().Events
 	assert.Equal(t, "tunnel "+st.ID+" on gw-0 via gw-1", events[len(events)-1].Reason)
 	assert.NotContains(t, r.log.String(), "state machine")
+}
+
+// While nobody can find out who owns a tunnel, new streams have another one: gateways answer. It may be that the owner has crashed
+// while the store is away.
+//
+// Verifies: R1.4
+func TestWhileTheOwnerIsUnknownNewStreamsHaveAnotherTunnel(t *testing.T) {
+	t.Parallel()
+	b := newReplicas(t, 2)
+	r := b.pool(t, func(c *Config) { c.Max, c.Backoff = 1, Backoff{Base: time.Hour, Cap: time.Hour, MaxAttempts: 3} })
+	old := open(t, r, link.Normal)
+	b.all[1].resumes(func() error { return errs.New(errs.OwnerUnknown, "the store cannot be asked") })
+	b.next(b.all[1])
+	b.all[0].cut()
+	r.resumeNow(t)
+	eventually(t, "another tunnel is there", func() bool {
+		return slices.ContainsFunc(r.Status().Tunnels, func(st TunnelStatus) bool { return st.State == Connected && st.ID != old.Tunnel().Name() })
+	})
+	s := open(t, r, link.Normal)
+	assert.NotSame(t, old.Tunnel(), s.Tunnel())
+	assert.NoError(t, old.Tunnel().Err(), "the old one is not given up")
+	x := exchangeOver(s)
+	x.end(t)
+	assert.NotContains(t, r.log.String(), "gave up")
 }
 
 // A gateway that takes the upgrade, and so the token, but answers the resume with a reason for which tunnels are ended, may mean
