@@ -82,6 +82,7 @@ type App struct {
 	certs       *certificate
 	started     time.Time
 	stopping    atomic.Bool
+	drained     atomic.Bool
 	why         atomic.Value    // a string: why it stops; set before stopping
 	asked       context.Context // ends when the API asks to drain
 	ask         context.CancelFunc
@@ -167,6 +168,7 @@ func (a *App) Run(ctx context.Context) error {
 	a.lifecycle(drains+": %s, for up to %s", a.reason(ctx), a.config().Shutdown.Drain)
 	a.log.Info("stopping", logging.FieldReason, a.reason(ctx), "drain", a.config().Shutdown.Drain.String())
 	a.drain()
+	a.drained.Store(true)
 	stopErr := a.stop()
 	if err := group.Wait(); err != nil {
 		return err

@@ -3,8 +3,10 @@ package app
 import (
 	"context"
 	"slices"
+	"time"
 
 	"fairlead/gateway/admin"
+	"fairlead/gateway/session"
 	"fairlead/gateway/store"
 )
 
@@ -49,5 +51,18 @@ func (a *App) drainProgress() admin.DrainView {
 		return admin.DrainView{Draining: a.stopping.Load(), Tunnels: c.Tunnels, Streams: c.Streams}
 	}
 	return admin.DrainView{Draining: true, Reason: a.why.Load().(string), Since: p.Since, Deadline: p.Deadline, Tunnels: p.Tunnels, Streams: p.Streams,
-		Moved: p.Moved, Ended: p.Ended}
+		Moved: p.Moved, Ended: p.Ended, Phase: a.phase(p)}
+}
+
+// phase is how far a drain is.
+func (a *App) phase(p session.Progress) admin.DrainPhase {
+	switch now := time.Now(); {
+	case a.drained.Load():
+		return admin.Stopping
+	case !now.Before(p.Deadline):
+		return admin.Ending
+	case now.Before(p.Since.Add(p.Deadline.Sub(p.Since) / drainSpread)):
+		return admin.Moving
+	}
+	return admin.Finishing
 }
