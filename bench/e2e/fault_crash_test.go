@@ -125,7 +125,7 @@ func TestTheGatewayCutsWhatIsLeft(t *testing.T) {
 	require.NoError(t, roundTrip(app, "before"))
 	require.NoError(t, w.gateway.stop())
 	requireReset(t, app)
-	w.sidecar.logs.wait(t, "connection ended", "code", code(errs.ShuttingDown))
+	w.sidecar.logs.wait(t, "connection ended", "code", code(errs.DrainEnded))
 	await(t, "the target knows", func() bool { return echoes.opened() == 0 })
 	require.Len(t, echoes.errors(), 1, "and that it is no end")
 	w.gatewayConfig.Listen = w.gateway.address
