@@ -51,13 +51,13 @@ func (a *App) drainProgress() admin.DrainView {
 		return admin.DrainView{Draining: a.stopping.Load(), Tunnels: c.Tunnels, Streams: c.Streams}
 	}
 	return admin.DrainView{Draining: true, Reason: a.why.Load().(string), Since: p.Since, Deadline: p.Deadline, Tunnels: p.Tunnels, Streams: p.Streams,
-		Moved: p.Moved, Ended: p.Ended, Phase: a.phase(p)}
+		Moved: p.Moved, Ended: p.Ended, Phase: phase(p, time.Now(), a.drained.Load())}
 }
 
-// phase is how far a drain is.
-func (a *App) phase(p session.Progress) admin.DrainPhase {
-	switch now := time.Now(); {
-	case a.drained.Load():
+// phase is how far a drain is that is not done with, or is.
+func phase(p session.Progress, now time.Time, done bool) admin.DrainPhase {
+	switch {
+	case done:
 		return admin.Stopping
 	case !now.Before(p.Deadline):
 		return admin.Ending

@@ -12,7 +12,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"fairlead/gateway/admin"
 	"fairlead/gateway/config"
+	"fairlead/gateway/session"
 	"fairlead/gateway/store"
 	"fairlead/shared/errs"
 	"fairlead/shared/link"
@@ -128,4 +130,32 @@ func TestReplicasShareHostKeys(t *testing.T) {
 	second, _ := s.run()
 	_, err = s.dialRoute(second, "db")
 	require.ErrorIs(t, err, errs.HostKeyRefused)
+}
+
+// Verifies: R8.10
+func TestThePhasesOfADrain(t *testing.T) {
+	began := time.Now()
+	p := session.Progress{Since: began, Deadline: began.Add(30 * time.Second)}
+	for after, want := range map[time.Duration]admin.DrainPhase{0: admin.Moving, 9 * time.Second: admin.Moving, 10 * time.Second: admin.Finishing,
+		29 * time.Second: admin.Finishing, 30 * time.Second: admin.Ending} {
+		assert.Equal(t, want, phase(p, began.Add(after), false), after)
+		assert.Equal(t, admin.Stopping, phase(p, began.Add(after), true))
+	}
+
+	s := newSite(t)
+	s.cfg.Shutdown.Drain = 5 * time.Minute
+	a, stop := s.run()
+	assert.Equal(t, admin.DrainPhase(""), a.drainProgress().Phase, "there is none")
+	c, err := s.dial(a)
+	require.NoError(t, err)
+	defer c.Abort()
+	stopped := make(chan error, 1)
+	go func() { stopped <- stop(nil) }()
+	require.Eventually(t, func() bool { return a.sessions.Draining() }, time.Minute, time.Millisecond)
+	status, body := s.ask(a, "GET", "/api/drain", "")
+	assert.Equal(t, 200, status)
+	assert.Contains(t, body, `"phase": "moving"`)
+	c.Abort()
+	require.NoError(t, <-stopped)
+	assert.Equal(t, admin.Stopping, a.drainProgress().Phase)
 }
