@@ -18,7 +18,8 @@ func restart(ctx context.Context, o Options, r *Result) error {
 			}
 		}
 		r.least("tunnels whose owner was said to be gone", float64(codeAt(s, errs.OwnerGone)), 1, "")
-		return nil
+		o.Note("Redis is killed, then %s", s.Replicas[0].Name)
+		return killWithoutStore(ctx, s, r, s.Replicas[0])
 	})
 }
 
@@ -86,6 +87,35 @@ func restartOnce(ctx context.Context, o Options, s *Site, r *Result, owner *Repl
 	}
 	s.Balancer.Only()
 	return nil
+}
+
+// killWithoutStore kills a replica that owns the sidecar's tunnels while nobody can be asked whose they are. New connections
+// are carried by the others, before they have waited too long.
+func killWithoutStore(ctx context.Context, s *Site, r *Result, owner *Replica) error {
+	if err := s.moveTo(ctx, s.Sidecars[0], owner); err != nil {
+		return r.stop("%v", err)
+	}
+	s.Redis.Kill()
+	if err := s.awaitStore(ctx, false); err != nil {
+		return r.stop("%v", err)
+	}
+	s.Balancer.Only()
+	owner.Kill()
+	began := time.Now()
+	if _, err := (exchange{size: 1 << 20}).dial(ctx, s.Sidecars[0].Addr(RouteEcho)); err != nil {
+		r.fail("a new connection, without Redis and the gateway that the sidecar was at: %v", err)
+	}
+	r.figure("a new connection without Redis and owner, after", time.Since(began).Seconds(), "s")
+	if err := s.Redis.Start(ctx); err != nil {
+		return err
+	}
+	if err := owner.Launch(ctx); err != nil {
+		return err
+	}
+	if err := owner.Ready(ctx); err != nil {
+		return err
+	}
+	return s.awaitStore(ctx, true)
 }
 
 // stateConnected is the state, in a sidecar's status, of one that carries connections.

@@ -201,7 +201,9 @@ func (r *rider) attempt(ctx context.Context) (err error) {
 	t := r.current()
 	if t != nil && t.Err() == nil {
 		err = t.Resume(ctx, r.addr)
-		if gone(err) {
+		// A sidecar makes another tunnel too while it cannot be found out whose this one is, for new streams. Here there are no
+		// others.
+		if gone(err) || errors.Is(err, errs.OwnerUnknown) {
 			r.drop(err)
 			r.count(err)
 			t, err = nil, nil

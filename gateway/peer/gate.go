@@ -1,13 +1,13 @@
 package peer
 
 import (
-	"container/list"
 	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,20 +18,23 @@ import (
 )
 
 // gate is the listener of other replicas: what it accepts has proven to know the secret. Before, a connection has one of few
-// places, and little time. When all are taken, the one that came first loses its own, unless it came a moment ago: a replica is
-// through after two round trips.
+// places, and little time. When all are taken, others wait, and who has been there for a while loses its own: a replica is through
+// after two round trips. Places go to the address that has the fewest, so that whoever floods the port from one address is in
+// its own way.
 type gate struct {
 	net.Listener // TCP, corked
 	cfg          gateConfig
 	known        chan net.Conn
 	closed       chan struct{}
 	close        func()
-	left         chan struct{} // a stranger has gone; one may be in the channel
+	crowded      chan struct{} // somebody waits; one may be in the channel
 	running      sync.WaitGroup
 
-	mu        sync.Mutex
-	strangers *list.List // of *stranger, first come first
-	started   bool
+	mu      sync.Mutex
+	sources map[string]*source // by address
+	taken   int                // places
+	waiting int
+	started bool
 }
 
 type gateConfig struct {
@@ -43,14 +46,17 @@ type gateConfig struct {
 
 type stranger struct {
 	conn  net.Conn // TCP
-	since time.Time
-	place *list.Element
+	from  string
+	since time.Time // when it got its place
 }
 
 const (
 	places      = 64
-	patience    = 250 * time.Millisecond // for a stranger, while others queue
-	gatePoll    = 10 * time.Millisecond  // between looks for a stranger to drop, while none has gone
+	placesEach  = 48 // of one address: more than a replica needs at once
+	waitingAll  = 1024
+	waitingEach = 256                    // of one address
+	patience    = 250 * time.Millisecond // for a stranger, while others wait
+	gatePoll    = 10 * time.Millisecond  // between looks for a stranger to drop
 	handshake   = 5 * time.Second
 	refusalTime = time.Second // for a stranger to read why
 	refusalRead = 64 << 10    // and to be read until then, in bytes
@@ -58,8 +64,8 @@ const (
 
 func newGate(l net.Listener, cfg gateConfig) *gate {
 	closed := make(chan struct{})
-	return &gate{Listener: l, cfg: cfg, known: make(chan net.Conn), closed: closed, close: sync.OnceFunc(func() { close(closed) }), left: make(chan struct{}, 1),
-		strangers: list.New()}
+	return &gate{Listener: l, cfg: cfg, known: make(chan net.Conn), closed: closed, close: sync.OnceFunc(func() { close(closed) }), crowded: make(chan struct{}, 1),
+		sources: map[string]*source{}}
 }
 
 // start begins to accept.
@@ -72,6 +78,7 @@ func (g *gate) start() {
 		if !g.started {
 			g.started = true
 			g.running.Go(g.run)
+			g.running.Go(g.sweep)
 		}
 	}
 }
@@ -91,8 +98,10 @@ func (g *gate) Close() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.close()
-	for e := g.strangers.Front(); e != nil; e = e.Next() {
-		_ = e.Value.(*stranger).conn.Close()
+	for _, from := range g.sources {
+		for _, s := range append(from.strangers, from.waiting...) {
+			_ = s.conn.Close()
+		}
 	}
 	return g.Listener.Close()
 }
@@ -112,21 +121,17 @@ func (g *gate) run() {
 			}
 			continue
 		}
-		s := g.enter(c)
-		if s == nil {
-			_ = c.Close()
+		if !g.enter(c) {
 			return
 		}
-		g.running.Go(func() { g.meet(s) })
 	}
 }
 
-// pause waits until a stranger has gone, or a moment; false: the gate was closed.
+// pause waits a moment; false: the gate was closed.
 func (g *gate) pause() bool {
 	t := time.NewTimer(gatePoll)
 	defer t.Stop()
 	select {
-	case <-g.left:
 	case <-t.C:
 	case <-g.closed:
 		return false
@@ -134,45 +139,51 @@ func (g *gate) pause() bool {
 	return true
 }
 
-// enter waits for a place; nil: the gate was closed.
-func (g *gate) enter(c net.Conn) *stranger {
-	for {
-		if s := g.place(c); s != nil {
-			return s
-		}
-		if !g.pause() {
-			return nil
-		}
-	}
-}
-
-// place takes a place if there is one, else sees to it that there will be.
-func (g *gate) place(c net.Conn) *stranger {
+// enter gives a connection a place, or lets it wait for one if not too many do; false: the gate was closed.
+func (g *gate) enter(c net.Conn) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	select {
 	case <-g.closed:
-		return nil
+		_ = c.Close()
+		return false
 	default:
 	}
-	if g.strangers.Len() < places {
-		s := &stranger{conn: c, since: time.Now()}
-		s.place = g.strangers.PushBack(s)
-		return s
+	s := &stranger{conn: c, from: host(c)}
+	from := g.sources[s.from]
+	if from == nil {
+		from = &source{}
+		g.sources[s.from] = from
 	}
-	if first := g.strangers.Front().Value.(*stranger); time.Since(first.since) >= patience {
-		_ = first.conn.Close()
+	if g.waiting >= waitingAll || len(from.waiting) >= waitingEach {
+		_ = c.Close()
+		g.forget(s.from)
+		return true
 	}
-	return nil
+	from.waiting = append(from.waiting, s)
+	g.waiting++
+	g.next()
+	return true
 }
 
 func (g *gate) leave(s *stranger) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.strangers.Remove(s.place)
+	from := g.sources[s.from]
+	from.strangers = slices.DeleteFunc(from.strangers, func(other *stranger) bool { return other == s })
+	g.taken--
+	g.forget(s.from)
 	select {
-	case g.left <- struct{}{}:
+	case <-g.closed:
 	default:
+		g.next()
+	}
+}
+
+// forget drops an address that nobody comes from any more. Called with mu held.
+func (g *gate) forget(address string) {
+	if from := g.sources[address]; len(from.strangers)+len(from.waiting) == 0 {
+		delete(g.sources, address)
 	}
 }
 

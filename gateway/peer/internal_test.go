@@ -137,14 +137,14 @@ func TestAStrangerIsNotWaitedFor(t *testing.T) {
 		set := metrics.NewSet()
 		g := newGate(nil, gateConfig{tls: k.server(), to: slog.New(slog.NewTextHandler(&testbed.LogBuffer{}, nil)), log: logging.NewTamed(), refused: set.NewCounter("refused")})
 		here, there := net.Pipe()
-		s := g.place(ws.NewCork(here))
 		begin := time.Now()
-		go g.meet(s)
+		require.True(t, g.enter(ws.NewCork(here)))
 		_, err := there.Read(make([]byte, 1))
 		require.ErrorIs(t, err, io.EOF)
 		require.Equal(t, handshake, time.Since(begin))
 		synctest.Wait()
-		require.Zero(t, g.strangers.Len())
+		require.Zero(t, g.taken)
+		require.Empty(t, g.sources)
 	})
 }
 

@@ -16,6 +16,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -232,6 +233,34 @@ func TestStrangersDoNotKeepReplicasOut(t *testing.T) {
 	}
 	_, err := b.Dial(t.Context(), p.address(), "a/1", call(), transfer())
 	require.ErrorIs(t, err, errs.TunnelUnknown)
+}
+
+// Whoever floods the port from one address is in nobody's way but its own, and gets no more than its part.
+func TestAFloodFromOneAddressKeepsNobodyElseOut(t *testing.T) {
+	file := secretFile(t, secret)
+	p := startPort(t, peer.Config{SecretFile: file, Replica: "a/1", Name: "a", Admit: nobody})
+	b := startPort(t, peer.Config{SecretFile: file, Replica: "b/1", Name: "b", Admit: nobody})
+	from := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	var flood sync.WaitGroup
+	for range 1500 { // most of a backlog
+		c, err := from.Dial("tcp", p.address())
+		if err != nil {
+			t.Skipf("this machine has no second loopback address: %v", err)
+		}
+		defer c.Close()
+		flood.Go(func() {
+			_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+			_, _ = c.Read(make([]byte, 1))
+		})
+	}
+	for range 20 {
+		_, err := b.Dial(t.Context(), p.address(), "a/1", call(), transfer())
+		require.ErrorIs(t, err, errs.TunnelUnknown)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	require.NoError(t, p.Shutdown(ctx))
+	flood.Wait() // all are dropped, those that had no place yet too
 }
 
 // Who is in the midst of a handshake at the end is not waited for.

@@ -16,8 +16,12 @@ local function each(list, f)
   end
 end
 
+local function there(key) return redis.call('PTTL', key) ~= -2 end
+
 -- A list that expires entry by entry is a zset, id -> when it expires, and a hash, id -> entry, in the same slot.
 local function sweep(z, h, at)
+  -- A Redis that evicts may have lost one of both: what is left says nothing any more, and who put it there puts it there again.
+  if not there(z) or not there(h) then redis.call('DEL', z, h) end
   each(redis.call('ZRANGEBYSCORE', z, '-inf', at), function(gone)
     redis.call('HDEL', h, unpack(gone))
     redis.call('ZREM', z, unpack(gone))
