@@ -166,6 +166,7 @@ func (l *leases) askAll(ctx context.Context, hs *link.Handshake, id link.ID, com
 			continue
 		}
 		others++
+		r.ID = "" // whoever has its address now: it may have been started anew since it was listed
 		reaching, cancel := context.WithTimeout(ctx, reach)
 		carry, err := l.r.cfg.Replicas.Peers.Bring(reaching, r, a, hs)
 		cancel()
@@ -180,8 +181,9 @@ func (l *leases) askAll(ctx context.Context, hs *link.Handshake, id link.ID, com
 			return nil, err
 		}
 	}
-	if denied == others && (complete || others > 0) {
+	// Without the store, replicas may have come since it was read; the tunnel may be at one of them.
+	if denied == others && (complete || others > 0 && l.r.cfg.Now().Sub(known.at) < unseen) {
 		return nil, unknown(id)
 	}
-	return nil, errs.New(errs.OwnerUnknown, "the store does not know, and %d of %d other replicas that were known did not answer", others-denied, others)
+	return nil, errs.New(errs.OwnerUnknown, "the store does not know, and of %d other replicas that were known %d did not answer", others, others-denied)
 }

@@ -125,3 +125,31 @@ func TestAStoreThatIsEmptiedWhileATunnelIsGivenUp(t *testing.T) {
 		c.shared = fresh
 	})
 }
+
+// A replica that was started anew while the store was away has its tunnels asked for; and nobody says that there is no such
+// tunnel who cannot know all replicas.
+//
+// Verifies: R1.7, R8.5
+func TestReplicasThatCameWhileTheStoreWasAway(t *testing.T) {
+	inReplicas(t, 3, func(t *testing.T, c *replicas) {
+		owner, other, gone := c.all[0], c.all[1], c.all[2]
+		for _, r := range c.all {
+			r.store.cut.Store(true)
+		}
+		owner.crash()
+		owner.store.cut.Store(true)
+		s := owner.mustConnect(alice())
+		s.cut()
+		synctest.Wait()
+		require.NoError(t, other.resume(s, alice()), "at the same address")
+		s.leave()
+		synctest.Wait()
+		require.ErrorIs(t, other.resume(s, alice()), errs.TunnelUnknown, "all who can be there have answered")
+		pass(time.Minute)
+		require.ErrorIs(t, other.resume(s, alice()), errs.OwnerUnknown, "others may have come since")
+		require.ErrorIs(t, gone.resume(s, alice()), errs.OwnerUnknown)
+		for _, r := range c.all {
+			r.store.cut.Store(false)
+		}
+	})
+}
