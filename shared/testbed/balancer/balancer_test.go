@@ -1,9 +1,9 @@
 package balancer_test
 
 import (
-	"errors"
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
