@@ -153,6 +153,7 @@ func TestCutsResetAllOrThoseOfOneBackend(t *testing.T) {
 	require.NoError(t, err)
 	_, err = io.ReadFull(second, make([]byte, 1))
 	require.NoError(t, err, "the other is untouched")
+	await(t, "the first is over", func() bool { return b.Stats()["a"].Active == 0 }) // a moment after it was cut
 	require.Equal(t, 1, b.Cut())
 	_, err = second.Read(make([]byte, 1))
 	require.ErrorContains(t, err, "reset")
