@@ -161,7 +161,7 @@ func TestCutsResetAllOrThoseOfOneBackend(t *testing.T) {
 }
 
 func TestAPartitionHoldsBytesBackAndNewConnectionsGoElsewhere(t *testing.T) {
-	b := start(t, balancer.Config{Backends: []balancer.Backend{named(t, "a"), named(t, "b")}, Dial: 10 * time.Millisecond})
+	b := start(t, balancer.Config{Backends: []balancer.Backend{named(t, "a"), named(t, "b")}, Dial: 500 * time.Millisecond})
 	b.Only("a")
 	c, name := dial(t, b)
 	require.Equal(t, "a", name)
