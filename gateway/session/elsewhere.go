@@ -140,8 +140,8 @@ func (l *leases) fence(ctx context.Context, t store.Tunnel, code errs.Code, why 
 		return errs.New(code, "%s", why)
 	case now.Lost != nil:
 		return lost(now)
-	case now.ID == "":
-		return errs.New(code, "%s", why)
+	case now.ID == "": // the store was emptied just now: nobody could tell the owner, so it is to be looked for everywhere
+		return errs.New(errs.OwnerUnknown, "%s, but the store has forgotten the tunnel meanwhile", why)
 	}
 	return errs.New(errs.OwnerUnknown, "replica %s holds the tunnel, cannot be reached from here, and has a newer connection of it", t.Name)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"fairlead/gateway/store"
 	"fairlead/shared/errs"
 	"fairlead/shared/link"
 )
@@ -97,5 +98,30 @@ func TestFewCallAnOwnerAtOnce(t *testing.T) {
 		for _, s := range all {
 			s.over()
 		}
+	})
+}
+
+// A tunnel that the store forgets while it is about to be given up is not: its owner could not be told.
+//
+// Verifies: R8.5
+func TestAStoreThatIsEmptiedWhileATunnelIsGivenUp(t *testing.T) {
+	inReplicas(t, 2, func(t *testing.T, c *replicas) {
+		owner, other := c.all[0], c.all[1]
+		s := owner.mustConnect(alice())
+		s.cut()
+		synctest.Wait()
+		fresh := store.NewMemory(store.MemoryConfig{})
+		other.slow = func(context.Context, link.ID) error {
+			for _, r := range c.all {
+				r.store.Store = fresh
+			}
+			return errs.New(errs.OwnerUnreachable, "nobody answers")
+		}
+		require.ErrorIs(t, other.resume(s, alice()), errs.OwnerUnknown)
+		other.slow = nil
+		require.NoError(t, other.resume(s, alice()))
+		s.over()
+		require.NoError(t, c.shared.Close())
+		c.shared = fresh
 	})
 }
