@@ -21,10 +21,13 @@ type drain struct {
 // tellEvery is how often a drain says in the log how far it has come.
 const tellEvery = 5 * time.Second
 
-// Drain takes no new tunnels, tells the sidecars to move, and returns when no stream is left or ctx ends; then the tunnels
-// are closed. Until then tunnels work: they can be resumed, here and through other replicas, and open streams. What is left
-// when ctx ends is ended with a code that says so. Sidecars are told a delay at random within spread, so that they do not all
-// move at once.
+// moveTime is what a sidecar gets to move, once its delay is over.
+const moveTime = 2 * time.Second
+
+// Drain takes no new tunnels, tells the sidecars to move, and returns when all have, or could have and no stream is left, or when ctx
+// ends; then the tunnels are closed. Until then tunnels work: they can be resumed, here and through other replicas, and open
+// streams, which sidecars do until they have moved. What is left when ctx ends is ended with a code that says so. Sidecars are
+// told a delay at random within spread, so that they do not all move at once.
 func (r *Registry) Drain(ctx context.Context, deadline, spread time.Duration) {
 	reason := errs.New(errs.Draining, "the gateway is going away")
 	now := r.cfg.Now()
@@ -46,7 +49,11 @@ func (r *Registry) Drain(ctx context.Context, deadline, spread time.Duration) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	told := time.Now()
-	for c.Streams > 0 {
+	moving := now
+	if spread > 0 {
+		moving = now.Add(spread + min(spread, moveTime))
+	}
+	for c.Streams > 0 || c.Tunnels > 0 && r.cfg.Now().Before(moving) {
 		select {
 		case <-ctx.Done():
 			r.cutStreams()
