@@ -101,6 +101,18 @@ func killWithoutStore(ctx context.Context, s *Site, r *Result, owner *Replica) e
 	}
 	s.Balancer.Only()
 	owner.Kill()
+	// What is opened before the sidecar has noticed is on the tunnel that nobody can tell the end of.
+	if err := Until(ctx, readyTimeout, "the sidecar has noticed", func() bool {
+		st, err := s.Sidecars[0].Status(ctx)
+		for _, t := range st.Tunnels {
+			if t.State == stateConnected && t.Replica == owner.Name {
+				return false
+			}
+		}
+		return err == nil
+	}); err != nil {
+		return r.stop("%v", err)
+	}
 	began := time.Now()
 	if _, err := (exchange{size: 1 << 20}).dial(ctx, s.Sidecars[0].Addr(RouteEcho)); err != nil {
 		r.fail("a new connection, without Redis and the gateway that the sidecar was at: %v", err)

@@ -170,11 +170,10 @@ type rider struct {
 	busy    sync.RWMutex      // held by who uses the tunnel, so that it is not ended meanwhile
 }
 
-// ride keeps the tunnel up until ctx ends.
-func (r *rider) ride(ctx context.Context) {
+// ride keeps the tunnel up until ctx ends; err is how the first attempt ended.
+func (r *rider) ride(ctx context.Context, err error) {
 	failures := 0
-	for ctx.Err() == nil {
-		err := r.attempt(ctx)
+	for ; ctx.Err() == nil; err = r.attempt(ctx) {
 		if err == nil {
 			failures = 0
 			select {
@@ -290,14 +289,27 @@ type riders struct {
 	tasks sync.WaitGroup
 }
 
+// firstDials is how many riders make their first attempt at once: what is measured is how they come back.
+const firstDials = 16
+
 // ridersOf starts n riders of a client to addr; end must be called.
 func ridersOf(ctx context.Context, c *Client, addr string, n int) *riders {
 	ctx, stop := context.WithCancel(ctx)
 	rs := &riders{stop: stop}
+	turns := make(chan struct{}, firstDials)
 	for range n {
 		r := &rider{client: c, addr: addr}
 		rs.all = append(rs.all, r)
-		rs.tasks.Go(func() { r.ride(ctx) })
+		rs.tasks.Go(func() {
+			select {
+			case turns <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			err := r.attempt(ctx)
+			<-turns
+			r.ride(ctx, err)
+		})
 	}
 	return rs
 }
