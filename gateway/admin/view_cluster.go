@@ -46,7 +46,7 @@ type Relay struct {
 
 // LeaseCounts are this replica's leases of its tunnels.
 type LeaseCounts struct {
-	Held int    `json:"held" doc:"tunnels that the store knows to be this replica's"`
+	Held int    `json:"held" doc:"tunnels of this replica; while the store cannot be used it does not know all of them"`
 	Lost uint64 `json:"lost" doc:"tunnels that other replicas gave up because they could not reach this one (FL-S435), so far"`
 }
 

@@ -32,6 +32,7 @@ func (r *Registry) elsewhere(ctx context.Context, hs *link.Handshake, id link.ID
 		if alive {
 			r.refused.Inc()
 		} else {
+			r.gone.Inc()
 			r.lost.Inc()
 		}
 		r.resumeRefused(id, a, err)

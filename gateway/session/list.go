@@ -97,7 +97,7 @@ func (r *Registry) Totals() Totals {
 // Resumes counts the resumes that came to this registry, by what came of them: of tunnels of this replica, of those that were
 // relayed to their owners, of those that were refused while the tunnel lives or may live, and of tunnels that are gone.
 func (r *Registry) Resumes() (same, relayed, refused, lost uint64) {
-	return r.resumed.Get(), r.forwarded.Get(), r.refused.Get(), r.lost.Get()
+	return r.resumed.Get(), r.forwarded.Get(), r.refused.Get(), r.gone.Get()
 }
 
 // LeasesLost counts the tunnels that other replicas have given up.

@@ -52,8 +52,8 @@ type Registry struct {
 
 	leases *leases // nil: there are no other replicas
 
-	resumed, relayed, forwarded, refused, lost, cut *metrics.Counter
-	rtt                                             *metrics.PrometheusHistogram
+	resumed, relayed, forwarded, refused, gone, lost, cut *metrics.Counter
+	rtt                                                   *metrics.PrometheusHistogram
 }
 
 // session is one tunnel and who it belongs to.
@@ -90,6 +90,7 @@ func New(cfg Config) *Registry {
 		resumed:   cfg.Metrics.NewCounter(`fairlead_gateway_resumes_total{kind="same"}`),
 		relayed:   cfg.Metrics.NewCounter(`fairlead_gateway_resumes_total{kind="relayed"}`),
 		forwarded: cfg.Metrics.NewCounter("fairlead_gateway_resumes_forwarded_total"), // to the owners of their tunnels
+		gone:      cfg.Metrics.NewCounter("fairlead_gateway_resumes_lost_total"),      // of tunnels that are no more
 		refused:   cfg.Metrics.NewCounter("fairlead_gateway_resumes_refused_total"),
 		lost:      cfg.Metrics.NewCounter("fairlead_gateway_tunnels_lost_total"),
 		cut:       cfg.Metrics.NewCounter("fairlead_gateway_drain_ended_streams_total"),
