@@ -23,6 +23,9 @@ const (
 // ErrHash says that bytes were lost, added or changed.
 var ErrHash = errors.New("a hash differs")
 
+// errEnded says that a connection ended in order, but too early.
+var errEnded = errors.New("the connection ended")
+
 // exchange is one connection of an application, from its first byte to its verified end.
 type exchange struct {
 	size  int64         // bytes in each direction, at least 1
@@ -82,8 +85,11 @@ func (e exchange) carry(ctx context.Context, s stream, began time.Time) (opened 
 	if err != nil {
 		cancel()
 		s.abort()
-		<-sent // what it says follows from that
-		return opened, err
+		failed := <-sent
+		if errors.Is(err, errEnded) && failed != nil { // a reset is told once only: to a write, then a read sees an end
+			err = fmt.Errorf("%w; %w", err, failed)
+		}
+		return opened, err // else what the sending says follows from that
 	}
 	if err := <-sent; err != nil {
 		return opened, err
@@ -141,7 +147,7 @@ func (e exchange) receive(s stream, began time.Time) (opened time.Duration, back
 		case err == io.EOF && got == e.size:
 			return opened, sum.Sum(nil), trailer, nil
 		case err == io.EOF:
-			return opened, nil, nil, fmt.Errorf("the connection ended after %d bytes of %d", got, e.size)
+			return opened, nil, nil, fmt.Errorf("%w after %d bytes of %d", errEnded, got, e.size)
 		case err != nil:
 			return opened, nil, nil, fmt.Errorf("receiving after %d bytes: %w", got, err)
 		case len(trailer) > sha256.Size:
