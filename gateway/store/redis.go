@@ -83,6 +83,7 @@ type Redis struct {
 	anyway   chan struct{}        // taken by calls that are made while Redis is down
 	waiting  sync.WaitGroup       // of our goroutines
 	closing  sync.Once
+	unread   sync.Map // names of lists of which some entries cannot be read
 }
 
 var _ Store = (*Redis)(nil)

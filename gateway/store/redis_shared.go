@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"slices"
 	"strings"
 	"time"
@@ -78,15 +77,7 @@ func (r *Redis) Revocations(ctx context.Context, known string) (list []Revocatio
 	if version = text(told[0]); version == known {
 		return nil, known, nil
 	}
-	list = make([]Revocation, 0, len(told)-1)
-	for _, entry := range told[1:] {
-		_, body, _ := strings.Cut(text(entry), "\n")
-		var rev Revocation
-		if json.Unmarshal([]byte(body), &rev) != nil {
-			return nil, "", unreadable("revocations")
-		}
-		list = append(list, rev)
-	}
+	list = entries[Revocation](r, "revocations", told[1:])
 	slices.SortFunc(list, byID)
 	return list, version, nil
 }

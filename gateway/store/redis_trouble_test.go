@@ -206,3 +206,28 @@ func TestRedisThatRepeatsThePassword(t *testing.T) {
 	require.NoError(t, l.Close())
 	group.Wait()
 }
+
+// What another version or another hand has put there costs itself, and nothing else.
+func TestRedisWithEntriesThatCannotBeRead(t *testing.T) {
+	node := testbed.NewRedis(t)
+	p := newPatient(t, store.RedisConfig{Addresses: []string{node.Addr()}})
+	p.rises(t, true)
+	require.NoError(t, p.PutRevocations(t.Context(), store.Revocation{ID: "1", Until: now().Add(time.Hour)}, store.Revocation{ID: "2", Until: now().Add(time.Hour)}))
+	require.NoError(t, p.Announce(t.Context(), store.Replica{ID: "a", Name: "a"}, time.Hour))
+	require.NoError(t, p.Announce(t.Context(), store.Replica{ID: "b", Name: "b"}, time.Hour))
+	for list, id := range map[string]string{"revocations": "1", "replicas": "a"} {
+		_, err := node.Do("HSET", "test:{"+list+"}:h", "="+id, "x\n{garbage")
+		require.NoError(t, err)
+	}
+	for range 3 {
+		revoked, _, err := p.Revocations(t.Context(), "")
+		require.NoError(t, err)
+		require.Len(t, revoked, 1)
+		require.Equal(t, "2", revoked[0].ID)
+		replicas, err := p.Replicas(t.Context())
+		require.NoError(t, err)
+		require.Len(t, replicas, 1)
+		require.Equal(t, "b", replicas[0].ID)
+	}
+	require.Equal(t, 2, strings.Count(p.log.String(), "cannot be read"), "each list once")
+}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"fairlead/shared/errs"
+	"fairlead/shared/logging"
 )
 
 // mostEntries bounds the lists of replicas and circuits.
@@ -47,6 +48,16 @@ func (r *Redis) put(ctx context.Context, o op, list, id string, ttl time.Duratio
 	return nil
 }
 
+// leftOut says, once until it is over, that some entries of a list could not be read: the others count all the same.
+func (r *Redis) leftOut(list string, entries int) {
+	if entries == 0 {
+		r.unread.Delete(list)
+	} else if _, said := r.unread.LoadOrStore(list, true); !said {
+		r.cfg.Logger.Error("the store holds entries that cannot be read, of another version or by another hand; they are left out",
+			logging.FieldCode, errs.StoreUnavailable.String(), "list", list, "entries", entries)
+	}
+}
+
 // listed reads a list.
 func listed[T any](ctx context.Context, r *Redis, o op, name string) ([]T, error) {
 	answer, err := r.run(ctx, o, "list", r.keys.list(name))
@@ -54,16 +65,21 @@ func listed[T any](ctx context.Context, r *Redis, o op, name string) ([]T, error
 		return nil, err
 	}
 	raw, _ := answer.([]any)
+	return entries[T](r, o.name, raw), nil
+}
+
+// entries reads those of a list that can be read.
+func entries[T any](r *Redis, name string, raw []any) []T {
 	list := make([]T, 0, len(raw))
 	for _, entry := range raw {
 		_, body, _ := strings.Cut(text(entry), "\n")
 		var it T
-		if json.Unmarshal([]byte(body), &it) != nil {
-			return nil, unreadable(o.name)
+		if json.Unmarshal([]byte(body), &it) == nil {
+			list = append(list, it)
 		}
-		list = append(list, it)
 	}
-	return list, nil
+	r.leftOut(name, len(raw)-len(list))
+	return list
 }
 
 func text(answer any) string {
