@@ -198,7 +198,7 @@ func (l *leases) refresh(ctx context.Context) {
 		refused, err := l.hold(ctx, batch...)
 		l.held(refused, err)
 		batch = batch[:0]
-		return err == nil
+		return err == nil || l.store.Health().Up // else it is of no use to go on
 	}
 	for _, s := range l.r.snapshot() {
 		if s.tunnel.Err() != nil {

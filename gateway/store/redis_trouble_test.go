@@ -230,4 +230,17 @@ func TestRedisWithEntriesThatCannotBeRead(t *testing.T) {
 		require.Equal(t, "b", replicas[0].ID)
 	}
 	require.Equal(t, 2, strings.Count(p.log.String(), "cannot be read"), "each list once")
+
+	theirs, spoilt, ours := tunnelOf("b", 1), tunnelOf("a", 1), tunnelOf("a", 1)
+	theirs.ID, spoilt.ID, ours.ID = "00", "01", "02"
+	hold(t, t.Context(), p, theirs, spoilt)
+	_, err := node.Do("SET", "test:{t=01}", "garbage", "PX", "60000")
+	require.NoError(t, err)
+	theirs.Owner = "a"
+	refused := hold(t, t.Context(), p, theirs, spoilt, ours)
+	require.Len(t, refused, 1, "the lease that is lost is told in spite of the record before the last")
+	require.Equal(t, "b", refused[0].Owner)
+	_, ok := find(t, t.Context(), p, "02")
+	require.True(t, ok)
+	require.Equal(t, 3, strings.Count(p.log.String(), "cannot be read"))
 }
